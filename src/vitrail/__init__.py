@@ -1,0 +1,63 @@
+"""vitrail: from images to a trained, understood and deployed Vision Transformer, at any resolution.
+
+The public names are loaded on first use, so that ``import vitrail`` costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vitrail.data.open import open_data
+    from vitrail.data.preprocess import Preprocess
+    from vitrail.errors import UserError
+    from vitrail.evaluation.run import evaluate
+    from vitrail.model.config import VARIANTS, ViTConfig, variant
+    from vitrail.model.vit import ViT
+    from vitrail.prediction import Predictor
+    from vitrail.recipes.files import load as recipe
+    from vitrail.training.run import train
+    from vitrail.weights.folder import save
+    from vitrail.weights.load import load
+
+_HOME = {
+    "Predictor": "vitrail.prediction:Predictor",
+    "Preprocess": "vitrail.data.preprocess:Preprocess",
+    "UserError": "vitrail.errors:UserError",
+    "VARIANTS": "vitrail.model.config:VARIANTS",
+    "ViT": "vitrail.model.vit:ViT",
+    "ViTConfig": "vitrail.model.config:ViTConfig",
+    "evaluate": "vitrail.evaluation.run:evaluate",
+    "load": "vitrail.weights.load:load",
+    "open_data": "vitrail.data.open:open_data",
+    "recipe": "vitrail.recipes.files:load",
+    "save": "vitrail.weights.folder:save",
+    "train": "vitrail.training.run:train",
+    "variant": "vitrail.model.config:variant",
+}
+
+__all__ = [
+    "VARIANTS",
+    "Predictor",
+    "Preprocess",
+    "UserError",
+    "ViT",
+    "ViTConfig",
+    "evaluate",
+    "load",
+    "open_data",
+    "recipe",
+    "save",
+    "train",
+    "variant",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, attribute = _HOME[name].split(":")
+    return getattr(import_module(module), attribute)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,48 @@
+"""Multi-head self-attention: the fast path, and the explicit path that also gives the attention weights.
+
+Shapes: B batch, N tokens, D width, H heads, K width per head.
+"""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vitrail.model.config import ViTConfig
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> Tensor:
+    """softmax(q k^T / sqrt(K)) v by torch's fused kernels: (B, H, N, K) each -> (B, H, N, K)."""
+    return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
+
+
+def attend_explicitly(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> tuple[Tensor, Tensor]:
+    """The same, written out (equations 6 and 7 of the paper's appendix A), with the weights A: (B, H, N, N).
+
+    The weights are returned as the softmax gives them, before dropout.
+    """
+    scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
+    weights = scores.softmax(dim=-1)
+    return F.dropout(weights, dropout) @ v, weights
+
+
+class Attention(nn.Module):
+    """Queries, keys and values by one matrix, attention by head, one matrix back: (B, N, D) -> (B, N, D)."""
+
+    def __init__(self, config: ViTConfig) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.dropout = config.attention_dropout
+        self.qkv = nn.Linear(config.width, 3 * config.attention_width, bias=config.qkv_bias)
+        self.proj = nn.Linear(config.attention_width, config.width)
+        self.proj_drop = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, explicit: bool = False) -> tuple[Tensor, Tensor | None]:
+        """The output and, if ``explicit``, the attention weights (B, H, N, N)."""
+        B, N, _ = x.shape
+        q, k, v = self.qkv(x).reshape(B, N, 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        dropout = self.dropout if self.training else 0.0
+        weights = None
+        if explicit:
+            heads, weights = attend_explicitly(q, k, v, dropout)
+        else:
+            heads = attend(q, k, v, dropout)
+        return self.proj_drop(self.proj(heads.transpose(1, 2).reshape(B, N, -1))), weights

@@ -1,0 +1,233 @@
+"""What a configuration costs: parameters, tokens, FLOPs and memory, counted before anything is built.
+
+Plain arithmetic on a ``ViTConfig``; torch is not imported. Parameter counts are exact. FLOPs count a multiply and an
+add as two, in matrix products and convolutions only (norms, softmax and activations are below 1 % of the rest).
+Symbols: N tokens, D width, A width of all heads together, M width of the MLP, H heads, p patch, C channels.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from vitrail.model.config import ViTConfig
+
+FLOAT32 = 4  # bytes
+
+
+def parameters(config: ViTConfig) -> dict[str, int]:
+    """Part -> trainable parameters; their sum is exactly that of the built model."""
+    N, D, A, M = config.tokens, config.width, config.attention_width, config.mlp_width
+    counts = {
+        "patches": _stem_parameters(config),
+        "position": N * D if config.position == "learned" else 0,
+        "prefix tokens": config.prefix_tokens * D,
+        "attention projections": config.depth * (D * 3 * A + 3 * A * config.qkv_bias + A * D + D),
+        "mlp": config.depth * _mlp_parameters(D, M),
+        "norms": (2 * config.depth + 1) * 2 * D,
+        "layer scale": 2 * config.depth * D if config.layer_scale is not None else 0,
+        "pooling": D + 4 * (D * D + D) + 2 * D + _mlp_parameters(D, M) if config.pool == "map" else 0,
+        "representation": (D + 1) * (config.representation or 0),
+        "head": ((config.representation or D) + 1) * config.classes,
+    }
+    return {part: count for part, count in counts.items() if count}
+
+
+def flops(config: ViTConfig) -> dict[str, int]:
+    """Part -> FLOPs of one forward pass on one image. Training takes about three times the sum.
+
+    ``attention projections`` (queries, keys, values, output) and ``mlp`` grow with N; ``attention scores`` (q k^T and
+    the weighted sum of v: 4 N^2 A a block) grows with its square.
+    """
+    N, D, A, M = config.tokens, config.width, config.attention_width, config.mlp_width
+    counts = {
+        "patches": _stem_flops(config),
+        "attention projections": config.depth * 2 * N * (D * 3 * A + A * D),
+        "attention scores": config.depth * 4 * N * N * A,
+        "mlp": config.depth * 4 * N * D * M,
+        "pooling": _map_pool_flops(config) if config.pool == "map" else 0,
+        "representation": 2 * D * (config.representation or 0),
+        "head": 2 * (config.representation or D) * config.classes,
+    }
+    return {part: count for part, count in counts.items() if count}
+
+
+def attention_share(config: ViTConfig) -> float:
+    """The fraction of all FLOPs in the part of attention that grows with the square of the number of tokens."""
+    counts = flops(config)
+    return counts["attention scores"] / sum(counts.values())
+
+
+def attention_matrix_bytes(config: ViTConfig, batch_size: int = 1, value_bytes: int = FLOAT32) -> int:
+    """Bytes of one block's attention weights (B, H, N, N), were they written out; fused kernels never hold them."""
+    return batch_size * config.heads * config.tokens**2 * value_bytes
+
+
+def inference_activation_bytes(config: ViTConfig, batch_size: int = 1, value_bytes: int = FLOAT32) -> int:
+    """Peak bytes of activations in one forward pass without gradients, the images included.
+
+    The widest moment of a block: its input with queries, keys, values, attention's result and its projection
+    (3 D + 4 A a token), or its input, three more token widths and the MLP before and after its activation (4 D + 2 M).
+    In the conv stem it is a convolution and its norm.
+    """
+    D, A, M = config.width, config.attention_width, config.mlp_width
+    image = config.channels * config.image_size[0] * config.image_size[1]
+    widest = config.tokens * max(3 * D + 4 * A, 4 * D + 2 * M)
+    if config.stem == "conv":
+        widest = max(widest, *(2 * pixels * channels for pixels, channels in _stem_outputs(config)))
+    return batch_size * value_bytes * (image + widest)
+
+
+def training_activation_bytes(config: ViTConfig, batch_size: int, value_bytes: int = FLOAT32) -> int:
+    """Bytes of activations that one forward pass keeps for the backward pass; within 2 % of what torch keeps on a CPU.
+
+    A block keeps, for each token: the input and the output of both norms (4 D) and their statistics, queries, keys and
+    values (3 A), attention's result (A) and its sums of exponentials (H), the MLP before and after its activation
+    (2 M); with LayerScale the two branches before scaling (2 D); with dropout its masks (2 D + M). Attention weights
+    are not kept: the fused kernels compute them again, except with dropout on them, where torch's way on a CPU keeps
+    three matrices a head.
+    """
+    N, D, A, M, H = config.tokens, config.width, config.attention_width, config.mlp_width, config.heads
+    of_token = 4 * D + 4 + 4 * A + H + 2 * M
+    if config.layer_scale is not None:
+        of_token += 2 * D
+    if config.dropout:
+        of_token += 2 * D + M
+    block = N * of_token + (3 * H * N * N if config.attention_dropout else 0)
+    of_ends = {"avg": D, "token": 2 * D, "map": 4 * D}[config.pool] + (D if config.dropout else 0)
+    return batch_size * value_bytes * (config.depth * block + N * of_ends + _stem_activations(config))
+
+
+def training_bytes(
+    config: ViTConfig, batch_size: int, *, activation_bytes: int = FLOAT32, optimizer_states: int = 2, ema: bool = False
+) -> int:
+    """Bytes that one training step needs: weights, gradients, optimizer state and the kept activations.
+
+    An upper bound by a few per cent to a third: activations are freed while the gradients grow.
+
+    Args:
+        config: the model.
+        batch_size: images a step on one device (a micro-batch, if gradients are accumulated).
+        activation_bytes: bytes of one activation: 4 for float32, 2 for bfloat16.
+        optimizer_states: float32 tensors that the optimizer keeps for each parameter: 2 for Adam, 1 for momentum.
+        ema: whether an averaged copy of the weights is kept.
+    """
+    copies = 2 + optimizer_states + int(ema)  # weights, gradients, states, average
+    total = sum(parameters(config).values())
+    return copies * total * FLOAT32 + training_activation_bytes(config, batch_size, activation_bytes)
+
+
+def readable(number: float, unit: str) -> str:
+    """Three digits and a decimal prefix.
+
+    >>> readable(35_127_656_448, "FLOPs")
+    '35.1 GFLOPs'
+    """
+    for power, prefix in ((15, "P"), (12, "T"), (9, "G"), (6, "M"), (3, "k")):
+        if abs(number) >= 0.9995 * 10**power:
+            scaled = number / 10**power
+            return f"{scaled:.{0 if scaled >= 99.95 else 1 if scaled >= 9.995 else 2}f} {prefix}{unit}"
+    return f"{number:.3g} {unit}"
+
+
+@dataclass(frozen=True)
+class Cost:
+    """All that can be said about a configuration without building it; ``to_dict`` is what ``info --json`` prints."""
+
+    config: ViTConfig
+    batch_size: int = 32
+    """Images a training step."""
+
+    @property
+    def parameters(self) -> int:
+        """Trainable parameters."""
+        return sum(parameters(self.config).values())
+
+    @property
+    def flops(self) -> int:
+        """FLOPs of one forward pass on one image."""
+        return sum(flops(self.config).values())
+
+    @property
+    def memory(self) -> dict[str, int]:
+        """What for -> bytes in float32: inference on one image, training with AdamW at ``batch_size``."""
+        weights = self.parameters * FLOAT32
+        activations = inference_activation_bytes(self.config)
+        return {
+            "weights": weights,
+            "inference_activations": activations,
+            "inference": weights + activations,
+            "training_activations": training_activation_bytes(self.config, self.batch_size),
+            "optimizer_state": 2 * weights,
+            "training": training_bytes(self.config, self.batch_size),
+            "attention_matrix": attention_matrix_bytes(self.config),
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON's view: totals, then the same by part, and memory in bytes."""
+        return {
+            "parameters": self.parameters,
+            "tokens": self.config.tokens,
+            "grid": list(self.config.grid),
+            "flops": self.flops,
+            "attention_share": attention_share(self.config),
+            "memory": self.memory,
+            "batch_size": self.batch_size,
+            "parameters_by_part": parameters(self.config),
+            "flops_by_part": flops(self.config),
+            "config": self.config.to_dict(),
+        }
+
+
+def _mlp_parameters(D: int, M: int) -> int:
+    return D * M + M + M * D + D
+
+
+def stem_channels(config: ViTConfig) -> tuple[int, ...]:
+    """Channels after each strided 3x3 convolution of the conv stem, doubling from ``stem_width``.
+
+    Where ``stem_width`` is not given, the last convolution has the model's width: (48, 96, 192) at width 192, patch 8.
+    """
+    steps = config.patch_size.bit_length() - 1
+    first = config.stem_width or max(8, config.width >> (steps - 1))
+    return tuple(first << step for step in range(steps))
+
+
+def _stem_parameters(config: ViTConfig) -> int:
+    if config.stem == "linear":
+        return config.channels * config.patch_size**2 * config.width + config.width
+    count, before = 0, config.channels
+    for channels in stem_channels(config):
+        count += 9 * before * channels + 2 * channels  # a 3x3 kernel without bias, a batch norm's scale and shift
+        before = channels
+    return count + before * config.width + config.width
+
+
+def _stem_flops(config: ViTConfig) -> int:
+    h, w = config.grid
+    if config.stem == "linear":
+        return 2 * h * w * config.channels * config.patch_size**2 * config.width
+    count, before = 0, config.channels
+    for pixels, channels in _stem_outputs(config):
+        count += 2 * pixels * 9 * before * channels
+        before = channels
+    return count + 2 * h * w * before * config.width
+
+
+def _stem_activations(config: ViTConfig) -> int:
+    """Values that the stem keeps for one image's backward pass: its input; and each convolution's, norm's and ReLU's."""
+    image = config.channels * config.image_size[0] * config.image_size[1]
+    if config.stem == "linear":
+        return image
+    # a batch norm keeps its input; ReLU works in place, and its output is the next convolution's input
+    return image + sum(2 * pixels * channels for pixels, channels in _stem_outputs(config))
+
+
+def _stem_outputs(config: ViTConfig) -> list[tuple[int, int]]:
+    """(pixels, channels) after each strided convolution."""
+    H, W = config.image_size
+    return [((H >> step) * (W >> step), channels) for step, channels in enumerate(stem_channels(config), start=1)]
+
+
+def _map_pool_flops(config: ViTConfig) -> int:
+    """One learned query attends to every patch: its projection, keys and values, scores and sum, output, MLP."""
+    N, D, M = config.grid[0] * config.grid[1], config.width, config.mlp_width
+    return 2 * D * D + 2 * N * D * 2 * D + 4 * N * D + 2 * D * D + 4 * D * M

@@ -1,0 +1,111 @@
+"""Every initial value of a Vision Transformer, in one function."""
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+if TYPE_CHECKING:
+    from vitrail.model.vit import ViT
+
+
+@torch.no_grad()
+def init_weights(model: "ViT") -> None:
+    """Set every parameter as Google's code does for the paper, drawn from torch's global generator.
+
+    ======================  =======================================================================
+    patch matrix            LeCun normal: truncated at two deviations, variance 1 / fan-in; bias 0
+    conv stem, 3x3          He normal by fan-out; its last 1x1 as the patch matrix; norms 1 and 0
+    class token             0
+    registers               normal, deviation 1e-6 (DINOv2)
+    learned positions       normal, deviation 0.02
+    queries, keys, values   Xavier uniform, each of the three matrices by itself; bias 0
+    attention's projection  Xavier uniform; bias 0
+    MLP                     Xavier uniform; bias normal, deviation 1e-6
+    LayerNorm               scale 1, shift 0
+    LayerScale              the configured initial value
+    attention pooling       query and dense layers Xavier uniform; bias 0; its MLP as above
+    representation layer    LeCun normal; bias 0
+    head                    0
+    ======================  =======================================================================
+
+    The head starts at zero, so that the first loss is the loss of an even guess: log of the number of classes.
+    """
+    _stem(model.patch_embed)
+    if model.cls_token is not None:
+        nn.init.zeros_(model.cls_token)
+    if model.reg_token is not None:
+        nn.init.normal_(model.reg_token, std=1e-6)
+    if isinstance(model.pos_embed, nn.Parameter):
+        nn.init.normal_(model.pos_embed, std=0.02)
+    for block in model.blocks:
+        _block(block)
+    _norm(model.norm)
+    if model.attn_pool is not None:
+        _attention_pool(model.attn_pool)
+    if model.pre_logits is not None:
+        _lecun_normal(model.pre_logits)
+    if isinstance(model.head, nn.Linear):
+        nn.init.zeros_(model.head.weight)
+        nn.init.zeros_(model.head.bias)
+
+
+def _stem(stem: nn.Module) -> None:
+    convolutions = [m for m in stem.modules() if isinstance(m, nn.Conv2d)]
+    for convolution in convolutions[:-1]:
+        nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
+    _lecun_normal(convolutions[-1])
+    for module in stem.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
+
+
+def _block(block: nn.Module) -> None:
+    for norm in (block.norm1, block.norm2):
+        _norm(norm)
+    for matrix in block.attn.qkv.weight.chunk(3):
+        nn.init.xavier_uniform_(matrix)
+    if block.attn.qkv.bias is not None:
+        nn.init.zeros_(block.attn.qkv.bias)
+    _xavier(block.attn.proj)
+    _mlp(block.mlp)
+    for scale in (block.ls1, block.ls2):
+        if not isinstance(scale, nn.Identity):
+            nn.init.constant_(scale.gamma, scale.initial)
+
+
+def _attention_pool(pool: nn.Module) -> None:
+    nn.init.xavier_uniform_(pool.latent[0])
+    _xavier(pool.q)
+    for matrix in pool.kv.weight.chunk(2):
+        nn.init.xavier_uniform_(matrix)
+    nn.init.zeros_(pool.kv.bias)
+    _xavier(pool.proj)
+    _norm(pool.norm)
+    _mlp(pool.mlp)
+
+
+def _mlp(mlp: nn.Module) -> None:
+    for dense in (mlp.fc1, mlp.fc2):
+        nn.init.xavier_uniform_(dense.weight)
+        nn.init.normal_(dense.bias, std=1e-6)
+
+
+def _xavier(dense: nn.Linear) -> None:
+    nn.init.xavier_uniform_(dense.weight)
+    nn.init.zeros_(dense.bias)
+
+
+def _norm(norm: nn.Module) -> None:
+    nn.init.ones_(norm.weight)
+    nn.init.zeros_(norm.bias)
+
+
+def _lecun_normal(layer: nn.Linear | nn.Conv2d) -> None:
+    fan_in = layer.weight[0].numel()
+    # A normal cut off at two deviations has a deviation of 0.8796; dividing by it restores a variance of 1 / fan-in.
+    std = math.sqrt(1 / fan_in) / 0.87962566103423978
+    nn.init.trunc_normal_(layer.weight, std=std, a=-2 * std, b=2 * std)
+    nn.init.zeros_(layer.bias)

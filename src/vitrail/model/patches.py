@@ -1,0 +1,74 @@
+"""Image -> tokens: linear patches, or a convolutional stem.
+
+Shapes: B batch, C channels, H W image height and width, p patch size, h w grid, N = h w tokens, D width.
+"""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vitrail.model.config import ViTConfig
+
+
+def patchify(images: Tensor, p: int) -> Tensor:
+    """Cut images into patches and flatten each: (B, C, H, W) -> (B, N, C p p), row by row; equation 1's x_p.
+
+    A patch is flattened channel by channel, then row by row, as a convolution's kernel is.
+    """
+    B, C, H, W = images.shape
+    h, w = H // p, W // p
+    patches = images.reshape(B, C, h, p, w, p).permute(0, 2, 4, 1, 3, 5)
+    return patches.reshape(B, h * w, C * p * p)
+
+
+class LinearPatches(nn.Module):
+    """One matrix for every patch: (B, C, H, W) -> (B, N, D); equation 1's x_p E.
+
+    The matrix is kept as a convolution kernel (D, C, p, p), the shape it has in every public checkpoint.
+    """
+
+    def __init__(self, config: ViTConfig) -> None:
+        super().__init__()
+        p = config.patch_size
+        self.p = p
+        self.proj = nn.Conv2d(config.channels, config.width, kernel_size=p, stride=p)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return F.linear(patchify(images, self.p), self.proj.weight.flatten(1), self.proj.bias)
+
+
+class ConvStem(nn.Module):
+    """Strided 3x3 convolutions down to the grid, then a 1x1 convolution to the width: (B, C, H, W) -> (B, N, D).
+
+    Each convolution halves the image and doubles the channels; a patch size p takes log2 p of them. The overlap and the
+    weight sharing give the locality that a plain ViT must learn from data (Xiao et al., 2021, "Early convolutions help
+    transformers see better").
+    """
+
+    def __init__(self, config: ViTConfig) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        before = config.channels
+        for channels in stem_channels(config):
+            layers += [
+                nn.Conv2d(before, channels, kernel_size=3, stride=2, padding=1, bias=False),
+                nn.BatchNorm2d(channels),
+                nn.ReLU(inplace=True),
+            ]
+            before = channels
+        self.proj = nn.Sequential(*layers, nn.Conv2d(before, config.width, kernel_size=1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.proj(images).flatten(2).transpose(1, 2)
+
+
+def stem_channels(config: ViTConfig) -> tuple[int, ...]:
+    """Channels after each 3x3 convolution of the stem, doubling from ``stem_width``.
+
+    Where ``stem_width`` is not given, the last convolution has the model's width: (48, 96, 192) at width 192, patch 8.
+    """
+    steps = config.patch_size.bit_length() - 1
+    first = config.stem_width or max(8, config.width >> (steps - 1))
+    return tuple(first << step for step in range(steps))
+
+
+STEMS: dict[str, type[LinearPatches] | type[ConvStem]] = {"linear": LinearPatches, "conv": ConvStem}

@@ -1,0 +1,215 @@
+"""The Vision Transformer of Dosovitskiy et al. (2021): read top to bottom, it is the paper's equations 1 to 4.
+
+Shapes: B batch, C channels, H W image height and width, h w grid rows and columns, P prefix tokens (class token, then
+registers), N = P + h w tokens, D width. Parameter names are timm's.
+"""
+
+from collections.abc import Callable, Collection
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vitrail.errors import UserError, did_you_mean
+from vitrail.model.attention import Attention
+from vitrail.model.config import ViTConfig
+from vitrail.model.init import init_weights
+from vitrail.model.patches import STEMS
+from vitrail.model.pooling import AttentionPool
+from vitrail.model.positions import KINDS
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
+    "relu": F.relu,
+    "silu": F.silu,
+}
+
+# What ``collect`` gives: name -> the shape of one layer's entry.
+COLLECTABLE = {
+    "embedded": "(B, N, D), the tokens that enter the first block; one entry",
+    "tokens": "(B, N, D), the output of each block, before the final norm",
+    "attention": "(B, heads, N, N), the attention weights of each block, after softmax",
+    "attention_output": "(B, N, D), what each block's attention adds to the tokens",
+    "mlp_output": "(B, N, D), what each block's MLP adds to the tokens",
+    "normed": "(B, N, D), the tokens after the final norm; one entry",
+}
+Collected = dict[str, list[Tensor]]
+
+
+class Mlp(nn.Module):
+    """Two dense layers with a non-linearity between: (B, N, D) -> (B, N, D)."""
+
+    def __init__(self, width: int, hidden: int, activation: str, dropout: float) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
+        self.act = ACTIVATIONS[activation]
+        self.drop = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.drop(self.fc2(self.drop(self.act(self.fc1(x)))))
+
+
+class LayerScale(nn.Module):
+    """A learned factor for each channel of a residual branch (Touvron et al., 2021, "Going deeper ...", equation 8)."""
+
+    def __init__(self, width: int, initial: float) -> None:
+        super().__init__()
+        self.initial = initial
+        self.gamma = nn.Parameter(torch.empty(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gamma
+
+
+class DropPath(nn.Module):
+    """Stochastic depth (Huang et al., 2016): training leaves a residual branch out for some images."""
+
+    def __init__(self, probability: float) -> None:
+        super().__init__()
+        self.probability = probability
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.probability == 0:
+            return x
+        keep = 1 - self.probability
+        return x * (torch.rand(x.shape[0], 1, 1, device=x.device) < keep).to(x.dtype) / keep
+
+
+class Block(nn.Module):
+    """Attention, then MLP, each after a norm and around a residual: equations 2 and 3."""
+
+    def __init__(self, config: ViTConfig, drop_path: float) -> None:
+        super().__init__()
+        D = config.width
+
+        def scale() -> nn.Module:
+            return nn.Identity() if config.layer_scale is None else LayerScale(D, config.layer_scale)
+
+        self.norm1 = nn.LayerNorm(D, eps=config.norm_eps)
+        self.attn = Attention(config)
+        self.ls1 = scale()
+        self.norm2 = nn.LayerNorm(D, eps=config.norm_eps)
+        self.mlp = Mlp(D, config.mlp_width, config.activation, config.dropout)
+        self.ls2 = scale()
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, z: Tensor, collected: Collected) -> Tensor:
+        attention, weights = self.attn(self.norm1(z), explicit="attention" in collected)
+        attention = self.drop_path(self.ls1(attention))
+        z = z + attention
+        mlp = self.drop_path(self.ls2(self.mlp(self.norm2(z))))
+        z = z + mlp
+        _keep(collected, tokens=z, attention=weights, attention_output=attention, mlp_output=mlp)
+        return z
+
+
+class ViT(nn.Module):
+    """A Vision Transformer: images (B, C, H, W), normalised as ``preprocess`` says, -> logits (B, classes).
+
+    Any image size that its patch size divides is accepted: at a grid that is not the configuration's own, the position
+    embedding is interpolated.
+
+    Attributes:
+        config: its ViTConfig.
+        preprocess: the pixel contract of its weights (``vitrail.data.preprocess.Preprocess``), None where unknown.
+        labels: class names in the order of the logits; empty where unknown.
+    """
+
+    def __init__(self, config: ViTConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.preprocess: Any = None
+        self.labels: tuple[str, ...] = ()
+        D, depth = config.width, config.depth
+
+        self.patch_embed = STEMS[config.stem](config)
+        self.cls_token = nn.Parameter(torch.empty(1, 1, D)) if config.class_token else None
+        self.reg_token = nn.Parameter(torch.empty(1, config.registers, D)) if config.registers else None
+        pos_embed = KINDS[config.position].create(config)
+        if isinstance(pos_embed, nn.Parameter):
+            self.pos_embed: Tensor | None = pos_embed
+        else:
+            self.register_buffer("pos_embed", pos_embed)
+        self.pos_drop = nn.Dropout(config.dropout)
+
+        rates = [config.drop_path * layer / max(depth - 1, 1) for layer in range(depth)]
+        self.blocks = nn.ModuleList(Block(config, rate) for rate in rates)
+        self.norm = nn.LayerNorm(D, eps=config.norm_eps)
+        self.attn_pool = AttentionPool(config, Mlp) if config.pool == "map" else None
+        self.pre_logits = nn.Linear(D, config.representation) if config.representation else None
+        self.head = nn.Linear(config.representation or D, config.classes) if config.classes else nn.Identity()
+        init_weights(self)
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Equation 1: patches, class token and registers, positions. (B, C, H, W) -> (B, N, D)."""
+        grid = self._grid(images)
+        z = self.patch_embed(images)
+        prefix = [token.expand(len(z), -1, -1) for token in (self.cls_token, self.reg_token) if token is not None]
+        z = torch.cat([*prefix, z], dim=1)
+        table = KINDS[self.config.position].table(self.pos_embed, self.config, grid)
+        return self.pos_drop(z if table is None else z + table)
+
+    def encode(self, images: Tensor, collected: Collected | None = None) -> Tensor:
+        """Equations 1 to 3 and the final norm, on every token. (B, C, H, W) -> (B, N, D)."""
+        collected = {} if collected is None else collected
+        z = self.embed(images)
+        _keep(collected, embedded=z)
+        for block in self.blocks:
+            z = block(z, collected)
+        z = self.norm(z)
+        _keep(collected, normed=z)
+        return z
+
+    def pool(self, z: Tensor) -> Tensor:
+        """Equation 4, or one of its alternatives: (B, N, D) tokens after the final norm -> (B, D)."""
+        if self.config.pool == "token":
+            return z[:, 0]
+        patches = z[:, self.config.prefix_tokens :]
+        return patches.mean(dim=1) if self.attn_pool is None else self.attn_pool(patches)
+
+    def features(self, images: Tensor) -> Tensor:
+        """Pooled features before the head: (B, C, H, W) -> (B, D)."""
+        return self.pool(self.encode(images))
+
+    def classify(self, features: Tensor) -> Tensor:
+        """The head: (B, D) -> (B, classes); with a representation layer, dense and tanh come first."""
+        return self.head(features if self.pre_logits is None else torch.tanh(self.pre_logits(features)))
+
+    def forward(self, images: Tensor, collect: Collection[str] = ()) -> Any:
+        """Logits (B, classes); with ``collect``, a dict of ``logits``, ``features`` and the named lists, by layer.
+
+        Args:
+            images: (B, C, H, W), normalised.
+            collect: names in ``COLLECTABLE``. Collecting ``attention`` takes the explicit path of the attention.
+
+        Raises:
+            UserError: images of another number of channels, or a size that the patch size does not divide; an unknown
+                name in ``collect``.
+        """
+        if not collect:
+            return self.classify(self.features(images))
+        for name in collect:
+            if name not in COLLECTABLE:
+                raise UserError(f"the model does not collect {name!r}: {did_you_mean(name, COLLECTABLE)}")
+        collected: Collected = {name: [] for name in collect}
+        features = self.pool(self.encode(images, collected))
+        return {"logits": self.classify(features), "features": features, **collected}
+
+    def _grid(self, images: Tensor) -> tuple[int, int]:
+        c, p = self.config.channels, self.config.patch_size
+        if images.dim() != 4 or images.shape[1] != c or images.shape[2] % p or images.shape[3] % p:
+            raise UserError(
+                f"the model takes images of shape (B, {c}, H, W), H and W divisible by {p}; got {tuple(images.shape)}"
+            )
+        return images.shape[2] // p, images.shape[3] // p
+
+
+def _keep(collected: Collected, **values: Tensor | None) -> None:
+    """Append the values whose names were asked for."""
+    for name, value in values.items():
+        if name in collected and value is not None:
+            collected[name].append(value)

@@ -1,0 +1,65 @@
+"""The recipe and the image size where a person named none, and the reasons, which the program says."""
+
+from dataclasses import dataclass
+
+from vitrail.data.open import Dataset, typical_size
+from vitrail.model.config import variant
+from vitrail.recipes import files
+from vitrail.recipes.recipe import Recipe
+
+# Below this many training images a plain ViT from scratch is starved of examples (Dosovitskiy et al., 2021, figure 4).
+PLENTY = 100_000
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A recipe, and why it."""
+
+    recipe: Recipe
+    reasons: tuple[str, ...]
+
+
+def choose(data: Dataset, *, source: str, init: str | None, named_variant: bool) -> Choice:
+    """A recipe from whether there is a start model, and from the number of images."""
+    n = len(data.train) if data.train is not None else 0
+    if init:
+        return Choice(files.load("finetune"), (f"recipe finetune: the run starts from {init}",))
+    if source == "digits" and not named_variant:
+        return Choice(files.load("digits"), ("recipe digits: made for the built-in 8x8 images",))
+    if n >= PLENTY:
+        return Choice(
+            files.load("imagenet"), (f"recipe imagenet: {n:,} images are enough for a plain ViT from scratch",)
+        )
+    reasons = [f"recipe small: {n:,} images and no start model (--init would do better, if there is one)"]
+    if not named_variant:
+        reasons.append(
+            "model: a small ViT with a convolutional stem, whose built-in locality is worth more than size on little data; "
+            "name a --model to have it otherwise"
+        )
+    return Choice(files.load("small"), tuple(reasons))
+
+
+def give_size(recipe: Recipe, data: Dataset) -> tuple[Recipe, list[str]]:
+    """Fill in the image size, and the patch size of a recipe that leaves it open, from the size of the images.
+
+    A start model brings its own size; a named variant gets 224, or less where the images are smaller. Without either,
+    images are brought to about 64 tokens: little data does not teach more, and attention stays cheap.
+    """
+    if recipe.image_size is not None or recipe.init or data.train is None:
+        return recipe, []
+    h, w = typical_size(data.train)
+    side = min(h, w)
+    if "variant" in recipe.model or "patch_size" in recipe.model:
+        p = patch_size(recipe)
+        size = max(p * 4, min(224, side) // p * p)
+        return files.changed(recipe, {"image_size": (size, size)}), [f"image size {size}x{size}: the images are about {h}x{w}"]
+    p = 8 if side >= 64 else 4 if side >= 16 else 2
+    size = max(p * 4, min(8 * p, side) // p * p)
+    reason = f"image size {size}x{size} in patches of {p}: the images are about {h}x{w}"
+    return files.changed(recipe, {"image_size": (size, size), "model.patch_size": p}), [reason]
+
+
+def patch_size(recipe: Recipe) -> int:
+    """The patch size that the recipe's model has."""
+    own = recipe.model.get("patch_size")
+    return own if own is not None else variant(recipe.model["variant"]).patch_size

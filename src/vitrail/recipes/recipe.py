@@ -1,0 +1,219 @@
+"""Recipe: every hyper-parameter of a training run, documented and checked. A recipe is frozen."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from vitrail.errors import did_you_mean
+from vitrail.model.config import ViTConfig, documented_fields, variant
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Probability = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+Size = tuple[Count, Count]
+
+
+class Group(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class Optimizer(Group):
+    name: Literal["adamw", "adam", "sgd", "muon"] = Field(
+        "adamw", description="adamw, adam, sgd (with momentum), or muon (hidden matrices by Muon, the rest by AdamW)"
+    )
+    lr: Positive = Field(1e-3, description="learning rate at the end of the warm-up")
+    weight_decay: NonNegative = Field(
+        0.05, description="decoupled weight decay, times the learning rate; for adam and sgd the L2 penalty's factor"
+    )
+    betas: tuple[Probability, Probability] = Field((0.9, 0.999), description="moment decays of adamw and adam")
+    eps: Positive = Field(1e-8, description="epsilon of adamw and adam")
+    momentum: Probability = Field(0.9, description="momentum of sgd and muon")
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = Field(
+        1.0, description="learning-rate factor from each block to the one below it; 1 for the same everywhere"
+    )
+    head_lr_scale: Positive = Field(1.0, description="learning-rate factor of the head")
+    clip: NonNegative = Field(1.0, description="gradients are scaled down to this global norm; 0 for no clipping")
+    accumulate: Count = Field(1, description="parts that a batch is cut into, one after the other, to save memory")
+
+
+class Schedule(Group):
+    name: Literal["cosine", "linear", "constant"] = Field("cosine", description="shape of the decay after the warm-up")
+    warmup_steps: Annotated[int, Field(ge=0)] | None = Field(None, description="steps of linear warm-up from zero")
+    warmup_epochs: NonNegative | None = Field(None, description="the same in epochs; give one of the two")
+    final_fraction: Fraction = Field(0.0, description="learning rate at the last step, as a fraction of optimizer.lr")
+
+    @model_validator(mode="after")
+    def _one_warmup(self) -> "Schedule":
+        if self.warmup_steps is not None and self.warmup_epochs is not None:
+            raise ValueError("give warmup_steps or warmup_epochs, not both")
+        return self
+
+
+class Augment(Group):
+    crop: Literal["none", "random_resized"] = Field("none", description="none, or random_resized crops of each image")
+    scale: tuple[Positive, Positive] = Field((0.25, 1.0), description="area of a random crop, least and most")
+    ratio: tuple[Positive, Positive] = Field((0.75, 4 / 3), description="aspect ratio of a random crop, least and most")
+    flip: Fraction = Field(0.5, description="probability of a left-right flip")
+    policy: Literal["none", "randaugment", "trivial", "three"] = Field(
+        "none", description="per image: randaugment, trivial (TrivialAugment) or three (3-Augment of DeiT III)"
+    )
+    randaugment_layers: Count = Field(2, description="operations of RandAugment on one image")
+    randaugment_magnitude: Annotated[int, Field(ge=0, le=30)] = Field(10, description="RandAugment's strength, 0 to 30")
+    rotate: NonNegative = Field(0.0, description="greatest rotation either way, in degrees")
+    translate: Fraction = Field(0.0, description="greatest shift either way, as a fraction of the side")
+    zoom: Probability = Field(0.0, description="greatest change of scale either way, as a fraction")
+    shear: NonNegative = Field(0.0, description="greatest shear either way, in degrees")
+    color_jitter: NonNegative = Field(0.0, description="strength of changes of brightness, contrast and saturation")
+    erase: Fraction = Field(0.0, description="probability that a random box of the image is erased")
+
+
+class Mixup(Group):
+    mixup: NonNegative = Field(0.0, description="alpha of mixup's Beta distribution; 0 for none")
+    cutmix: NonNegative = Field(0.0, description="alpha of cutmix's Beta distribution; 0 for none")
+    probability: Fraction = Field(1.0, description="share of steps whose batch is mixed")
+
+
+class Regularization(Group):
+    dropout: Probability = Field(0.0, description="dropout after dense layers and positions")
+    attention_dropout: Probability = Field(0.0, description="dropout on the attention weights")
+    drop_path: Probability = Field(0.0, description="stochastic depth of the last block, rising from 0 at the first")
+    label_smoothing: Probability = Field(0.0, description="share of the target that is spread over all classes")
+
+
+class Ema(Group):
+    decay: Probability = Field(
+        0.0, description="moving average of the weights, evaluated and saved in their place; 0 for none"
+    )
+
+
+class Data(Group):
+    source: str | None = Field(None, description="DATA of the run: digits, a folder, a file or hf:NAME")
+    workers: Annotated[int, Field(ge=0)] | None = Field(
+        None, description="processes that load images; null chooses. The result is the same for any number"
+    )
+    val_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.1, description="share of the training images held out where the data has no val of its own"
+    )
+    skip_bad: bool = Field(False, description="leave out images that cannot be read; otherwise they are an error")
+    cache: bool | None = Field(
+        None, description="keep resized images in memory; null does where they fit and are the same every epoch"
+    )
+    mode: Literal["crop", "squash", "pad"] | None = Field(
+        None, description="how an image is brought to image_size; null: the start's, or crop"
+    )
+    crop_fraction: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        None, description="part of the resized image that the centre crop keeps; null: the start's, or 1"
+    )
+    interpolation: Literal["bilinear", "bicubic"] | None = Field(
+        None, description="interpolation of the resize; null: the start's, or bicubic"
+    )
+    mean: tuple[float, ...] | None = Field(None, description="mean a channel, 0 to 1; null: the start's, or 0.5")
+    std: tuple[Positive, ...] | None = Field(None, description="deviation a channel; null: the start's, or 0.5")
+
+
+class Checkpoint(Group):
+    every: Count | None = Field(None, description="steps between checkpoints; null: at every evaluation")
+    keep: Count = Field(2, description="checkpoints kept")
+
+
+class Evaluate(Group):
+    every: Count | None = Field(None, description="steps between evaluations; null: every epoch, at most 20 in a run")
+
+
+class Recipe(Group):
+    """All that decides what a training run computes. Refuses unknown keys and impossible values, by name."""
+
+    epochs: Positive | None = Field(None, description="passes over the training images; give epochs or steps")
+    steps: Count | None = Field(None, description="optimiser steps; give epochs or steps")
+    batch_size: Count = Field(128, description="images a step, over all processes")
+    seed: Annotated[int, Field(ge=0)] = Field(0, description="seed of initial values, order, augmentation and steps")
+    image_size: Size | None = Field(None, description="height and width; null: the start's, or chosen from the data")
+    model: dict[str, Any] = Field(
+        default_factory=dict, description="variant (S/16 ...), and any field of the model's configuration"
+    )
+    init: str | None = Field(None, description="the model that the run starts from; null for random weights")
+    loss: Literal["softmax", "sigmoid"] = Field(
+        "softmax", description="cross-entropy of softmax, or of a sigmoid a class"
+    )
+    optimizer: Optimizer = Field(default_factory=Optimizer)
+    schedule: Schedule = Field(default_factory=Schedule)
+    augment: Augment = Field(default_factory=Augment)
+    mixup: Mixup = Field(default_factory=Mixup)
+    regularization: Regularization = Field(default_factory=Regularization)
+    ema: Ema = Field(default_factory=Ema)
+    data: Data = Field(default_factory=Data)
+    evaluate: Evaluate = Field(default_factory=Evaluate)
+    checkpoint: Checkpoint = Field(default_factory=Checkpoint)
+    precision: Literal["auto", "float32", "bf16"] = Field(
+        "auto", description="auto takes bf16 where the hardware computes with it, float32 elsewhere"
+    )
+    compile: bool | None = Field(None, description="torch.compile; null compiles on a GPU for runs long enough to gain")
+
+    @field_validator("image_size", mode="before")
+    @classmethod
+    def _square(cls, value: Any) -> Any:
+        return (value, value) if isinstance(value, int) else value
+
+    @model_validator(mode="after")
+    def _check(self) -> "Recipe":
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError("give either epochs or steps, and only one of them")
+        if self.batch_size % self.optimizer.accumulate:
+            raise ValueError("batch_size must be divisible by optimizer.accumulate")
+        for key in self.model:
+            if key not in MODEL_KEYS:
+                raise ValueError(f"unknown key 'model.{key}': {did_you_mean(key, MODEL_KEYS)}")
+        return self
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every value as plain lists, numbers and strings, group by group, ready for YAML or JSON."""
+        return self.model_dump(mode="json")
+
+    def vit_config(self, *, classes: int, image_size: tuple[int, int] | None = None, **changes: Any) -> ViTConfig:
+        """The model's configuration: its variant, the fields set in ``model``, dropout and drop path."""
+        fields = {**self.model, **changes}
+        name = fields.pop("variant", "S/16")
+        size = image_size or self.image_size
+        if size is not None:
+            fields["image_size"] = size
+        drops = self.regularization
+        return variant(
+            name,
+            classes=classes,
+            **{
+                "dropout": drops.dropout,
+                "attention_dropout": drops.attention_dropout,
+                "drop_path": drops.drop_path,
+                **fields,
+            },
+        )
+
+
+# What a named variant decides.
+VARIANT_KEYS = ("patch_size", "width", "depth", "heads", "head_width", "mlp_width", "stem", "stem_width")
+# image_size has its own key, classes comes from the data, and the three kinds of dropout are regularization's.
+_ELSEWHERE = {"image_size", "classes", "dropout", "attention_dropout", "drop_path"}
+MODEL_KEYS = ["variant", *(name for name in documented_fields() if name not in _ELSEWHERE)]
+
+
+def documented_keys() -> dict[str, tuple[Any, str]]:
+    """Every key by its path -> (default, description)."""
+    keys: dict[str, tuple[Any, str]] = {}
+    for name, field in Recipe.model_fields.items():
+        group = field.annotation
+        if isinstance(group, type) and issubclass(group, Group):
+            for key, inner in group.model_fields.items():
+                keys[f"{name}.{key}"] = (inner.get_default(call_default_factory=True), inner.description or "")
+        elif name == "model":
+            keys["model.variant"] = ("S/16", "a named size and patch size: Ti/16, S/16, B/16 ...")
+            keys |= {f"model.{k}": (None, doc) for k, doc in documented_fields().items() if k in MODEL_KEYS}
+        else:
+            keys[name] = (field.get_default(call_default_factory=True), field.description or "")
+    return keys
+
+
+def known_keys() -> list[str]:
+    """Every key by its path."""
+    return list(documented_keys())

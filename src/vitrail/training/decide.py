@@ -1,0 +1,71 @@
+"""What a run is to do: the recipe, chosen or given, and its data; and the folder that it is written to."""
+
+from pathlib import Path
+from typing import Any
+
+from vitrail.data.open import Dataset, open_data
+from vitrail.errors import UserError
+from vitrail.recipes import files
+from vitrail.recipes.choose import Choice, choose, give_size
+from vitrail.recipes.recipe import Data, Recipe
+
+
+def decide(
+    recipe: Recipe | str | Path | None, data: str | Path | None, changes: dict[str, Any]
+) -> tuple[Recipe, Dataset, list[str]]:
+    """The recipe of a new run and its data, with the reasons for what was chosen and not given."""
+    named = recipe if isinstance(recipe, Recipe) or recipe is None else files.load(recipe)
+    source = str(data) if data is not None else (named.data.source if named else None) or "digits"
+    fraction = changes.get("data.val_fraction", named.data.val_fraction if named else Data().val_fraction)
+    dataset = open_data(source, val_fraction=fraction)
+    changes["data.source"] = source
+    init = changes.get("init", named.init if named else None)
+    reasons: list[str] = []
+    if named is None:
+        choice: Choice = choose(dataset, source=source, init=init, named_variant="model.variant" in changes)
+        named, reasons = choice.recipe, list(choice.reasons)
+    resolved = files.changed(named, changes)
+    resolved, size_reasons = give_size(resolved, dataset)
+    return resolved, dataset, reasons + size_reasons
+
+
+def saved(
+    folder: Path, recipe: Recipe | str | Path | None, data: str | Path | None, changes: dict[str, Any]
+) -> tuple[Recipe, Dataset, list[str]]:
+    """The recipe and data of the run that is there; what is asked for besides must not contradict them."""
+    own_recipe = files.load(folder / "recipe.yaml")
+    if data is not None:
+        changes["data.source"] = str(data)
+    wanted = files.changed(own_recipe, changes)
+    if recipe is not None:
+        raise UserError(f"--resume goes on with {folder / 'recipe.yaml'}: leave the recipe out")
+    for path, _ in sorted(changes.items()):
+        own, other = _at(own_recipe, path), _at(wanted, path)
+        if own != other:
+            raise UserError(
+                f"--resume goes on with {folder / 'recipe.yaml'}, where {path} is {own}, not {other}: leave it out"
+            )
+    dataset = open_data(own_recipe.data.source or "digits", val_fraction=own_recipe.data.val_fraction)
+    return own_recipe, dataset, []
+
+
+def _at(recipe: Recipe, path: str) -> Any:
+    value: Any = recipe.to_dict()
+    for key in path.split("."):
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
+
+
+def new_folder(folder: Path | None, name: str) -> Path:
+    """The folder of a new run, not yet made: the one given, or the first free one below ``runs``."""
+    if folder is not None:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            what = "already holds a run" if (folder / "recipe.yaml").is_file() else "is not empty"
+            raise UserError(
+                f"{folder} {what}: choose another --out" + (", or go on with --resume" if "run" in what else "")
+            )
+        return folder
+    base, number = Path("runs") / name, 1
+    while (candidate := base if number == 1 else base.with_name(f"{base.name}-{number}")).exists():
+        number += 1
+    return candidate

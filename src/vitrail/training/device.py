@@ -1,0 +1,93 @@
+"""Where a run computes and how: the processes that torchrun started, the device, the precision, compiling."""
+
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+from vitrail.errors import UserError
+
+
+@dataclass(frozen=True)
+class Devices:
+    """This process's place among those that train together, and the device it computes on."""
+
+    rank: int
+    world: int
+    device: torch.device
+
+    @property
+    def first(self) -> bool:
+        """Whether this process is the one that writes files and speaks."""
+        return self.rank == 0
+
+    def barrier(self) -> None:
+        """Wait until every process is here."""
+        if self.world > 1:
+            dist.barrier()
+
+    def mean(self, value: torch.Tensor) -> torch.Tensor:
+        """The mean of a tensor over all processes."""
+        if self.world > 1:
+            value = value.detach().clone()
+            dist.all_reduce(value)
+            value /= self.world
+        return value
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set in any process."""
+        return bool(self.mean(torch.tensor(float(flag), device=self.device)) > 0)
+
+
+@contextmanager
+def devices() -> Iterator[Devices]:
+    """Join the processes that ``torchrun`` started, or work alone; leave them at the end."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    device = best_device(local)
+    if world == 1:
+        yield Devices(0, 1, device)
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    own = not dist.is_initialized()
+    if own:
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield Devices(dist.get_rank(), dist.get_world_size(), device)
+    finally:
+        if own:
+            dist.destroy_process_group()
+
+
+def best_device(local_rank: int = 0) -> torch.device:
+    """The GPU of this process, Apple's GPU, or the CPU; ``VITRAIL_DEVICE`` overrides (``cpu``, ``cuda:1`` ...)."""
+    forced = os.environ.get("VITRAIL_DEVICE")
+    if forced:
+        return torch.device(forced)
+    if torch.cuda.is_available():
+        return torch.device("cuda", local_rank)
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def resolve_precision(wanted: str, device: torch.device) -> str:
+    """``float32`` or ``bf16``. ``auto`` takes bf16 on a GPU that computes with it; CPUs mostly emulate it, slowly."""
+    if wanted != "auto":
+        if wanted == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+            raise UserError("precision bf16: this GPU does not compute with it; use precision=float32")
+        return wanted
+    native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bf16" if native else "float32"
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager:
+    """The context in which the forward pass runs."""
+    return torch.autocast(device.type, dtype=torch.bfloat16) if precision == "bf16" else nullcontext()
+
+
+def worth_compiling(wanted: bool | None, device: torch.device, steps: int) -> bool:
+    """Whether to use torch.compile: as wanted, else on a GPU for a run of at least 1,000 steps (compiling takes a minute)."""
+    return wanted if wanted is not None else device.type == "cuda" and steps >= 1000

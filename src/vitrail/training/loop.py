@@ -1,0 +1,225 @@
+"""The loop: steps, and between them logging, evaluation, the best model and checkpoints."""
+
+import math
+import time
+from collections.abc import Iterable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from vitrail.data.batches import Batch
+from vitrail.errors import Failure
+from vitrail.evaluation.metrics import Evaluation, evaluate_logits
+from vitrail.evaluation.run import predict_logits
+from vitrail.training import checkpoint
+from vitrail.training.device import Devices
+from vitrail.training.interrupt import Stopped, StopRequest
+from vitrail.training.metrics import MetricsLog
+from vitrail.training.plan import Plan
+from vitrail.training.progress import TrainingProgress, clock
+from vitrail.training.state import Best, RunState, Window, worth_keeping
+from vitrail.training.step import StepResult, TrainStep
+from vitrail.weights.folder import save
+
+_FORECAST_AFTER = 3.0  # seconds of training, the first two steps left out
+_AGREE_EVERY = 10  # steps
+
+
+@dataclass
+class Loop:
+    """One run from its present step to its last. Files are written by the first process alone."""
+
+    plan: Plan
+    state: RunState
+    train_step: TrainStep
+    devices: Devices
+    folder: Path
+    progress: TrainingProgress
+    stop: StopRequest
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        self.log = MetricsLog(self.folder)
+        self.log_every = max(1, self.plan.steps // 200)
+        self.pending: list[StepResult] = []
+        self.pace = _Pace(self.plan.recipe.batch_size)
+        self.forecast_given = False
+
+    def run(self, batches: Iterable[Batch]) -> None:
+        """Train to the last step. Raises Stopped once a signal came and the state is saved."""
+        plan, state = self.plan, self.state
+        started = time.monotonic() - state.seconds
+        for batch in batches:
+            if state.step >= plan.steps:
+                break
+            result = self.train_step(state.step, batch)
+            state.step += 1
+            self.pending.append(result)
+            self.pace.tick()
+            last = state.step == plan.steps
+            if state.step % self.log_every == 0 or last:
+                self._log_train(result.lr)
+            state.seconds = time.monotonic() - started
+            self._forecast()
+            evaluated = state.step % plan.evaluate_every == 0 or last
+            if evaluated:
+                self._evaluate()
+                self.pace.restart()
+            state.seconds = time.monotonic() - started
+            every = plan.recipe.checkpoint.every
+            stopping = self._stopping()
+            if stopping or (state.step % every == 0 if every else evaluated):
+                self._checkpoint()
+            if stopping and not last:
+                self._stop()
+
+    def _absorb(self) -> None:
+        """Move the results of the latest steps, means over all processes, into the window's sums."""
+        if not self.pending:
+            return
+        zero = self.pending[0].loss.new_zeros(())
+        sums = [
+            torch.stack([r.loss for r in self.pending]).double().sum(),
+            torch.stack([r.correct for r in self.pending]).double().sum(),
+            torch.stack([zero if r.gradient_norm is None else r.gradient_norm for r in self.pending]).double().sum(),
+        ]
+        loss, correct, norm = self.devices.mean(torch.stack(sums)).tolist()
+        window = self.state.window
+        window.steps += len(self.pending)
+        window.loss += loss
+        window.correct += correct * self.devices.world
+        window.gradient_norm += norm
+        self.pending = []
+
+    def _log_train(self, lr: float) -> None:
+        self._absorb()
+        state, window, plan = self.state, self.state.window, self.plan
+        loss = window.loss / window.steps
+        if not math.isfinite(loss):
+            raise Failure(
+                f"the loss is {loss} at step {state.step}: try a lower optimizer.lr, a longer warm-up or float32; "
+                f"the last good state is in {self.folder / 'checkpoints'}"
+            )
+        epoch = state.step / plan.steps_per_epoch
+        speed = self.pace.images_per_second()
+        if self.devices.first:
+            self.log.write(
+                {
+                    "step": state.step,
+                    "epoch": round(epoch, 6),
+                    "split": "train",
+                    "loss": loss,
+                    "top1": window.correct / (window.steps * plan.recipe.batch_size),
+                    "lr": lr,
+                    "gradient_norm": window.gradient_norm / window.steps if plan.recipe.optimizer.clip else None,
+                    "images_per_second": round(speed, 1),
+                }
+            )
+        left = (plan.steps - state.step) * plan.recipe.batch_size / max(speed, 1e-9)
+        self.progress.update(state.step, epoch=epoch, loss=loss, images_per_second=speed, seconds_left=left)
+        state.window = Window()
+
+    def _forecast(self) -> None:
+        if self.forecast_given or self.pace.total_measured < _FORECAST_AFTER:
+            return
+        self.forecast_given = True
+        speed = self.pace.images_per_second()
+        left = (self.plan.steps - self.state.step) * self.plan.recipe.batch_size / speed
+        self.progress.say(f"forecast: {clock(left)} more at {speed:,.0f} images/s, evaluations not counted")
+
+    def evaluate(self) -> Evaluation | None:
+        """The val part by the averaged weights, or by the weights themselves where the recipe averages none."""
+        val = self.plan.val
+        if val is None:
+            return None
+        averaged = self.state.ema.in_place_of(self.state.model) if self.state.ema else nullcontext()
+        with averaged:
+            logits, targets = predict_logits(
+                self.state.model,
+                val.samples,
+                self.plan.preprocess,
+                batch_size=evaluation_batch(self.plan, self.devices),
+                workers=self.workers,
+                cached=val.cached,
+            )
+        return evaluate_logits(logits, targets, self.plan.labels, val.samples.names)
+
+    def _evaluate(self) -> None:
+        state, plan = self.state, self.plan
+        result = self.evaluate()
+        top1, n = (result.top1, result.n) if result else (0.0, 1)  # without a val part the latest model is kept
+        kept = worth_keeping(top1, state.best, n)
+        highest = max(top1, state.best.highest if state.best else 0.0)
+        if kept or state.best is None:
+            state.best = Best(state.step, top1, highest)
+        if not self.devices.first:
+            return
+        if result is not None:
+            epoch = state.step / plan.steps_per_epoch
+            record = {"step": state.step, "epoch": round(epoch, 6), "split": "val", "loss": result.nll}
+            self.log.write({**record, "top1": result.top1, "top5": result.top5})
+            low, high = result.top1_ci95
+            self.progress.say(
+                f"step {state.step}/{plan.steps}  val top-1 {result.top1:.2%} ({low:.1%} to {high:.1%})  "
+                f"loss {result.nll:.3f}{'  kept' if kept else ''}"
+            )
+        if kept:
+            self._save_model(result)
+
+    def _save_model(self, result: Evaluation | None) -> None:
+        metrics = {"val top-1": result.top1, "val loss": result.nll} if result else {}
+        averaged = self.state.ema.in_place_of(self.state.model) if self.state.ema else nullcontext()
+        with averaged:
+            save(self.state.model, self.folder / "model", metrics=metrics)
+
+    def _checkpoint(self) -> None:
+        self._absorb()
+        if self.devices.first:
+            checkpoint.save(self.folder / "checkpoints", self.state.checkpoint(), self.plan.recipe.checkpoint.keep)
+        self.devices.barrier()
+
+    def _stopping(self) -> bool:
+        """Whether a process was asked to stop. Several processes agree on it now and then, to stop at the same step."""
+        if self.devices.world == 1:
+            return self.stop.exit_code is not None
+        return self.state.step % _AGREE_EVERY == 0 and self.devices.any(self.stop.exit_code is not None)
+
+    def _stop(self) -> None:
+        command = f"vitrail train --resume --out {self.folder}"
+        raise Stopped(
+            self.stop.exit_code or 143, f"stopped at step {self.state.step}, state saved: go on with {command}"
+        )
+
+
+class _Pace:
+    """Images per second over the latest steps, the first two after a start or an evaluation left out."""
+
+    def __init__(self, batch_size: int) -> None:
+        self.batch_size = batch_size
+        self.total_measured = 0.0
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin anew: what lies between was no training."""
+        self.steps, self.since, self.latest = -2, time.monotonic(), time.monotonic()
+
+    def tick(self) -> None:
+        """A step is done."""
+        now = time.monotonic()
+        self.steps += 1
+        if self.steps > 0:
+            self.total_measured += now - self.latest
+        elif self.steps == 0:
+            self.since = now
+        self.latest = now
+
+    def images_per_second(self) -> float:
+        steps = self.steps if self.steps > 0 else self.steps + 2
+        return steps * self.batch_size / max(self.latest - self.since, 1e-9)
+
+
+def evaluation_batch(plan: Plan, devices: Devices) -> int:
+    """Images a batch at evaluation: without gradients twice the training batch of a process fits."""
+    return max(1, 2 * plan.recipe.batch_size // (devices.world * plan.recipe.optimizer.accumulate))

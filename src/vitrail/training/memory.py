@@ -1,0 +1,68 @@
+"""Whether a training step fits into memory, said before it is tried, with a batch that fits."""
+
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import torch
+
+from vitrail.errors import UserError
+from vitrail.model import cost
+from vitrail.model.config import ViTConfig
+from vitrail.recipes.recipe import Recipe
+
+_CGROUP_LIMIT, _CGROUP_USED = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that is free for this process on the device: the GPU's, or the machine's within its container's limit."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    free = psutil.virtual_memory().available
+    with suppress(OSError, ValueError):  # no container, or one without a limit
+        free = min(free, int(_CGROUP_LIMIT.read_text()) - int(_CGROUP_USED.read_text()))
+    return free
+
+
+def step_bytes(recipe: Recipe, config: ViTConfig, *, batch_size: int, precision: str) -> int:
+    """An estimate of what one process needs for a step of ``batch_size`` images, weights and optimiser included."""
+    return cost.training_bytes(
+        config,
+        batch_size,
+        activation_bytes=2 if precision == "bf16" else 4,
+        optimizer_states=1 if recipe.optimizer.name == "sgd" else 2,
+        ema=recipe.ema.decay > 0,
+    )
+
+
+def check_memory(recipe: Recipe, config: ViTConfig, *, device: torch.device, world: int, precision: str) -> str:
+    """A sentence about the memory that a step needs.
+
+    Raises:
+        UserError: it needs more than is free; the message names a batch size that fits, or says that none does.
+    """
+    share = recipe.batch_size // world // recipe.optimizer.accumulate
+    sharing = 1 if device.type == "cuda" else world  # processes on one machine share its memory, not their GPUs'
+    free = free_bytes(device) // sharing
+    need = step_bytes(recipe, config, batch_size=share, precision=precision)
+    if need <= free:
+        return f"memory: about {gigabytes(need)} for a step, {gigabytes(free)} free"
+    message = (
+        f"batch_size {recipe.batch_size} needs about {gigabytes(need)} for a step, and {gigabytes(free)} are free: "
+    )
+    fits = share
+    while fits > 1 and step_bytes(recipe, config, batch_size=fits, precision=precision) > 0.9 * free:
+        fits //= 2
+    if step_bytes(recipe, config, batch_size=fits, precision=precision) > free:
+        raise UserError(message + "no batch fits; take a smaller model or image size")
+    parts = recipe.batch_size // (fits * world)
+    raise UserError(
+        message + f"use --batch-size {fits * world * recipe.optimizer.accumulate}, "
+        f"or keep it and cut it up with --set optimizer.accumulate={parts}"
+    )
+
+
+def gigabytes(count: int) -> str:
+    """Bytes for people: 0.4 GB, 12 GB."""
+    value = count / 1e9
+    return f"{value:.1f} GB" if value < 10 else f"{value:.0f} GB"

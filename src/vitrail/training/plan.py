@@ -1,0 +1,166 @@
+"""Plan: all that a run has decided before anything is computed or written, so that bad input costs nothing."""
+
+import math
+import os
+from dataclasses import dataclass, replace
+
+from vitrail.data.cache import CACHE_BYTES, Checked, cache_bytes, check_images
+from vitrail.data.open import Dataset
+from vitrail.data.preprocess import Preprocess
+from vitrail.data.samples import Samples
+from vitrail.errors import UserError
+from vitrail.model.config import ViTConfig
+from vitrail.recipes.files import changed
+from vitrail.recipes.recipe import Recipe
+from vitrail.weights.load import read
+
+_DECODE_ALL = 20_000  # images
+_PIXEL_KEYS = ("mode", "crop_fraction", "interpolation", "mean", "std")
+_SIZE_FIELDS = {"variant", "patch_size", "width", "depth", "heads", "head_width", "mlp_width"}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run, decided: the recipe with every value, the images, the model's shape, the pixels' way, the steps."""
+
+    recipe: Recipe
+    name: str
+    """Of the data."""
+    labels: tuple[str, ...]
+    train: Checked
+    val: Checked | None
+    test: Checked | None
+    config: ViTConfig
+    preprocess: Preprocess
+    steps: int
+    warmup: int
+    evaluate_every: int
+    notes: tuple[str, ...] = ()
+
+    @property
+    def steps_per_epoch(self) -> float:
+        """Steps in one pass over the training images; batches run on over the end of an epoch."""
+        return len(self.train.samples) / self.recipe.batch_size
+
+
+def make_plan(recipe: Recipe, data: Dataset, *, world: int = 1) -> Plan:
+    """Decide everything that follows from the recipe, the data and the start model.
+
+    Raises:
+        UserError: what cannot be trained: no training images, damaged images without ``skip_bad``, sizes that do not fit
+            the patches or the start model, a batch that the processes cannot share.
+    """
+    if data.train is None or len(data.train) == 0:
+        raise UserError(f"{data.name} has no training images")
+    share, parts = divmod(recipe.batch_size, world)
+    if parts or share % recipe.optimizer.accumulate:
+        raise UserError(
+            f"batch_size {recipe.batch_size} cannot be shared evenly by {world} processes "
+            f"in {recipe.optimizer.accumulate} parts each: choose a multiple of {world * recipe.optimizer.accumulate}"
+        )
+    config, preprocess = _from_start(recipe, data) if recipe.init else _from_scratch(recipe, data)
+    # Random crops differ every epoch; all else begins with the same resized image, which is worth keeping.
+    train = _checked(data.train, recipe, preprocess, keep=recipe.augment.crop == "none")
+    val = _checked(data.val, recipe, preprocess, keep=True)
+    test = _checked(data.test, recipe, preprocess, keep=False)
+    assert train is not None
+    n = len(train.samples)
+    steps = recipe.steps or max(1, math.ceil((recipe.epochs or 1) * n / recipe.batch_size))
+    per_epoch = max(1, round(n / recipe.batch_size))
+    return Plan(
+        recipe=_resolved(recipe, config, preprocess),
+        name=data.name,
+        labels=data.labels,
+        train=train,
+        val=val,
+        test=test,
+        config=config,
+        preprocess=preprocess,
+        steps=steps,
+        warmup=min(_warmup(recipe, per_epoch), steps),
+        evaluate_every=recipe.evaluate.every or max(per_epoch, math.ceil(steps / 20)),
+        notes=(*_note("train", train), *_note("val", val), *_note("test", test)),
+    )
+
+
+def _checked(samples: Samples | None, recipe: Recipe, preprocess: Preprocess, *, keep: bool) -> Checked | None:
+    """Look at every image before the first step, and keep them decoded where they fit into the cache."""
+    if samples is None:
+        return None
+    fits = cache_bytes(len(samples), preprocess) <= CACHE_BYTES
+    return check_images(
+        samples,
+        preprocess,
+        workers=os.cpu_count() or 1,
+        skip_bad=recipe.data.skip_bad,
+        keep=keep and (fits if recipe.data.cache is None else recipe.data.cache),
+        # Of millions of images the headers alone are read, unless bad ones are to be left out from the start.
+        full=recipe.data.skip_bad or len(samples) <= _DECODE_ALL,
+    )
+
+
+def _note(name: str, checked: Checked | None) -> list[str]:
+    if checked is None or not checked.bad:
+        return []
+    first = "; ".join(image.message for image in checked.bad[:3])
+    return [f"{name}: {len(checked.bad)} images cannot be used and are left out: {first}"]
+
+
+def _from_scratch(recipe: Recipe, data: Dataset) -> tuple[ViTConfig, Preprocess]:
+    config = recipe.vit_config(classes=len(data.labels))
+    return config, _preprocess(recipe, config)
+
+
+def _from_start(recipe: Recipe, data: Dataset) -> tuple[ViTConfig, Preprocess]:
+    """The start model's shape with the data's classes, at the recipe's image size or its own."""
+    assert recipe.init is not None
+    start = read(recipe.init)
+    config = start.config
+    for name, wanted in recipe.model.items():
+        own = getattr(config, name, None)
+        if name in _SIZE_FIELDS - {"variant"} and wanted != own:
+            raise UserError(
+                f"model.{name}={wanted}, but {recipe.init} has {own}: leave it out, or start from another model"
+            )
+    if "variant" in recipe.model:
+        sizes = recipe.vit_config(classes=config.classes, image_size=None)
+        different = [
+            name for name in ("patch_size", "width", "depth", "heads") if getattr(sizes, name) != getattr(config, name)
+        ]
+        if different:
+            details = ", ".join(f"{n} {getattr(config, n)} instead of {getattr(sizes, n)}" for n in different)
+            raise UserError(f"{recipe.init} is not a {recipe.model['variant']}: it has {details}; leave --model out")
+    drops = recipe.regularization
+    changes = {name: value for name, value in recipe.model.items() if name not in _SIZE_FIELDS}
+    config = config.with_changes(
+        classes=len(data.labels),
+        image_size=recipe.image_size or config.image_size,
+        representation=None,
+        dropout=drops.dropout,
+        attention_dropout=drops.attention_dropout,
+        drop_path=drops.drop_path,
+        **changes,
+    )
+    return config, _preprocess(recipe, config, start.preprocess)
+
+
+def _preprocess(recipe: Recipe, config: ViTConfig, start: Preprocess | None = None) -> Preprocess:
+    """The start's contract for pixels, or the plain one, at this image size, with what the recipe sets."""
+    half = (0.5,) * config.channels
+    own = start or Preprocess(config.image_size, config.channels, crop_fraction=1.0, mean=half, std=half)
+    settings = {name: getattr(recipe.data, name) for name in _PIXEL_KEYS}
+    chosen = {name: value for name, value in settings.items() if value is not None}
+    return replace(own, image_size=config.image_size, **chosen)
+
+
+def _resolved(recipe: Recipe, config: ViTConfig, preprocess: Preprocess) -> Recipe:
+    """The recipe with the values that were chosen, so that it says all of what the run computes."""
+    pixels = {f"data.{name}": getattr(preprocess, name) for name in _PIXEL_KEYS}
+    return changed(recipe, {"image_size": config.image_size, **pixels})
+
+
+def _warmup(recipe: Recipe, per_epoch: int) -> int:
+    schedule = recipe.schedule
+    if schedule.warmup_steps is not None:
+        return schedule.warmup_steps
+    return round((schedule.warmup_epochs or 0) * per_epoch)

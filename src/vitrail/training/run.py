@@ -1,0 +1,169 @@
+"""A training run from its start to its report. The order in which a run starts stands here, in ``train``."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from vitrail.data.augment import Augment
+from vitrail.data.batches import TrainBatches
+from vitrail.data.randomness import words
+from vitrail.model.vit import ViT
+from vitrail.recipes import files
+from vitrail.recipes.recipe import Recipe
+from vitrail.training import checkpoint
+from vitrail.training.decide import decide, new_folder, saved
+from vitrail.training.device import Devices, devices, resolve_precision, worth_compiling
+from vitrail.training.ema import Ema
+from vitrail.training.finish import Result, finish
+from vitrail.training.interrupt import stop_requests
+from vitrail.training.loop import Loop
+from vitrail.training.memory import check_memory
+from vitrail.training.metrics import MetricsLog
+from vitrail.training.optimizer import Optimisers
+from vitrail.training.plan import Plan, make_plan
+from vitrail.training.progress import TrainingProgress
+from vitrail.training.state import RunState
+from vitrail.training.step import TrainStep
+from vitrail.weights.start import start_from
+
+
+def train(
+    recipe: Recipe | str | Path | None = None,
+    data: str | Path | None = None,
+    *,
+    changes: Mapping[str, Any] | None = None,
+    out: str | Path | None = None,
+    resume: bool = False,
+    quiet: bool = False,
+) -> Result:
+    """Train a Vision Transformer, from random weights or from a start model (``init`` in the recipe).
+
+    Args:
+        recipe: a Recipe, the name of a shipped one or the path of a file; None chooses one from the data.
+        data: as for ``open_data``; None for the recipe's own, or the built-in digits.
+        changes: recipe values by their paths, such as ``{"optimizer.lr": 3e-4, "epochs": 10}``.
+        out: the run folder; None makes one below ``runs``.
+        resume: go on with the run in ``out`` from its newest valid checkpoint.
+        quiet: say nothing on the terminal.
+
+    Returns:
+        Where the run, its best model and its report are, and the final evaluation.
+
+    Raises:
+        UserError: unusable input, found before anything is written.
+        Stopped: the run was asked to stop by a signal, and has saved its state.
+    """
+    with devices() as place, stop_requests() as stop, torch.random.fork_rng():
+        folder = Path(out) if out else None
+        going_on = resume and folder is not None and (folder / "recipe.yaml").is_file()
+        if going_on:
+            assert folder is not None
+            resolved, dataset, reasons = saved(folder, recipe, data, dict(changes or {}))
+        else:
+            resolved, dataset, reasons = decide(recipe, data, dict(changes or {}))
+            folder = new_folder(folder, dataset.name)
+        plan = make_plan(resolved, dataset, world=place.world)
+        precision = resolve_precision(resolved.precision, place.device)
+        memory = check_memory(plan.recipe, plan.config, device=place.device, world=place.world, precision=precision)
+
+        progress = TrainingProgress(plan.steps, quiet=quiet or not place.first)
+        model, started = _model(plan)
+        model.to(place.device)
+        state = RunState(model, Optimisers(model, resolved.optimizer), _ema(model, resolved))
+        for line in [*reasons, *plan.notes, *started, _describe(plan, model, place, precision), memory]:
+            progress.say(line)
+        if going_on:
+            _restore(state, folder, progress, place)
+        elif place.first:
+            folder.mkdir(parents=True, exist_ok=True)
+            files.save(plan.recipe, folder / "recipe.yaml")
+        place.barrier()
+
+        step = _train_step(plan, state, place, precision)
+        workers = _workers(resolved, place)
+        loop = Loop(plan, state, step, place, folder, progress, stop, workers)
+        if state.step < plan.steps:
+            with progress:
+                loop.run(_batches(plan, state, place, workers))
+        return finish(loop, [*reasons, *plan.notes, *started])
+
+
+def _model(plan: Plan) -> tuple[ViT, list[str]]:
+    """The model at its start: from another model's weights, or from random ones that depend on the seed alone."""
+    torch.manual_seed(int(words(plan.recipe.seed, "init", 0, count=1)[0, 0] >> 1))
+    if plan.recipe.init:
+        model, notes = start_from(plan.config, plan.recipe.init, labels=plan.labels)
+    else:
+        model, notes = ViT(plan.config), []
+    model.preprocess, model.labels = plan.preprocess, plan.labels
+    return model, notes
+
+
+def _ema(model: ViT, recipe: Recipe) -> Ema | None:
+    return Ema(model, recipe.ema.decay) if recipe.ema.decay else None
+
+
+def _restore(state: RunState, folder: Path, progress: TrainingProgress, place: Devices) -> None:
+    """Go on from the newest valid checkpoint; without one, from the start."""
+    found, damaged = checkpoint.newest_valid(folder / "checkpoints")
+    for line in damaged:
+        progress.say(line)
+    if found is not None:
+        state.restore(found)
+    progress.say(f"going on from step {state.step} of the run in {folder}")
+    if place.first:
+        MetricsLog(folder).cut_after(state.step)
+
+
+def _train_step(plan: Plan, state: RunState, place: Devices, precision: str) -> TrainStep:
+    """The step, with the model compiled where that pays and wrapped where several processes train."""
+    network: nn.Module = state.model
+    if worth_compiling(plan.recipe.compile, place.device, plan.steps):
+        network.compile()
+    if place.world > 1:
+        network = DistributedDataParallel(network, device_ids=[place.device] if place.device.type == "cuda" else None)
+    return TrainStep(
+        plan.recipe, state.model, network, state.optimisers, state.ema, plan.preprocess, place, precision,
+        total=plan.steps, warmup=plan.warmup,
+    )  # fmt: skip
+
+
+def _batches(plan: Plan, state: RunState, place: Devices, workers: int) -> TrainBatches:
+    return TrainBatches(
+        plan.train.samples,
+        plan.preprocess,
+        Augment(**plan.recipe.augment.model_dump()),
+        plan.recipe.batch_size,
+        plan.recipe.seed,
+        rank=place.rank,
+        world=place.world,
+        workers=workers,
+        start_step=state.step,
+        cached=plan.train.cached,
+        pin_memory=place.device.type == "cuda",
+    )
+
+
+def _workers(recipe: Recipe, place: Devices) -> int:
+    """Processes that load images: as wanted; else what the machine has, shared out, less one for the model on a CPU."""
+    if recipe.data.workers is not None:
+        return recipe.data.workers
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    share = cores // place.world
+    return max(0, min(share - (place.device.type == "cpu"), 16))
+
+
+def _describe(plan: Plan, model: ViT, place: Devices, precision: str) -> str:
+    config, n = plan.config, len(plan.train.samples)
+    parameters = sum(p.numel() for p in model.parameters())
+    h, w = config.image_size
+    return (
+        f"model: {parameters / 1e6:.1f} M parameters, {h}x{w} pixels in {config.tokens} tokens; "
+        f"{n:,} images of {len(plan.labels)} classes, {plan.steps:,} steps of {plan.recipe.batch_size}, "
+        f"{plan.steps / plan.steps_per_epoch:.0f} epochs; {place.world} x {place.device}, {precision}"
+    )
