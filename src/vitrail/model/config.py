@@ -86,6 +86,16 @@ class ViTConfig:
         """Width of all heads together: heads x head width."""
         return self.heads * (self.head_width or self.width // self.heads)
 
+    @property
+    def stem_channels(self) -> tuple[int, ...]:
+        """Channels after each 3x3 convolution of the conv stem, doubling from ``stem_width``.
+
+        Where that is not given, the last convolution has the model's width: (48, 96, 192) at width 192, patch size 8.
+        """
+        steps = self.patch_size.bit_length() - 1
+        first = self.stem_width or max(8, self.width >> (steps - 1))
+        return tuple(first << step for step in range(steps))
+
     def with_changes(self, **changes: Any) -> "ViTConfig":
         """A copy with some fields changed, checked again; an unknown field is a UserError."""
         _refuse_unknown(changes)
@@ -141,9 +151,9 @@ class ViTConfig:
         if any(side % p for side in self.image_size):
             low = tuple(max(p, side // p * p) for side in self.image_size)
             high = tuple(-(-side // p) * p for side in self.image_size)
+            nearest = f"sizes are {_size(low)} and {_size(high)}" if low != high else f"size is {_size(low)}"
             raise UserError(
-                f"image size {_size(self.image_size)} is not divisible by patch size {p}: "
-                f"the nearest sizes are {_size(low)} and {_size(high)}"
+                f"image size {_size(self.image_size)} is not divisible by patch size {p}: the nearest {nearest}"
             )
 
 

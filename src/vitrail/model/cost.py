@@ -181,21 +181,11 @@ def _mlp_parameters(D: int, M: int) -> int:
     return D * M + M + M * D + D
 
 
-def stem_channels(config: ViTConfig) -> tuple[int, ...]:
-    """Channels after each strided 3x3 convolution of the conv stem, doubling from ``stem_width``.
-
-    Where ``stem_width`` is not given, the last convolution has the model's width: (48, 96, 192) at width 192, patch 8.
-    """
-    steps = config.patch_size.bit_length() - 1
-    first = config.stem_width or max(8, config.width >> (steps - 1))
-    return tuple(first << step for step in range(steps))
-
-
 def _stem_parameters(config: ViTConfig) -> int:
     if config.stem == "linear":
         return config.channels * config.patch_size**2 * config.width + config.width
     count, before = 0, config.channels
-    for channels in stem_channels(config):
+    for channels in config.stem_channels:
         count += 9 * before * channels + 2 * channels  # a 3x3 kernel without bias, a batch norm's scale and shift
         before = channels
     return count + before * config.width + config.width
@@ -224,7 +214,7 @@ def _stem_activations(config: ViTConfig) -> int:
 def _stem_outputs(config: ViTConfig) -> list[tuple[int, int]]:
     """(pixels, channels) after each strided convolution."""
     H, W = config.image_size
-    return [((H >> step) * (W >> step), channels) for step, channels in enumerate(stem_channels(config), start=1)]
+    return [((H >> step) * (W >> step), channels) for step, channels in enumerate(config.stem_channels, start=1)]
 
 
 def _map_pool_flops(config: ViTConfig) -> int:

@@ -1,7 +1,7 @@
 """Every initial value of a Vision Transformer, in one function."""
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -58,11 +58,10 @@ def _stem(stem: nn.Module) -> None:
     _lecun_normal(convolutions[-1])
     for module in stem.modules():
         if isinstance(module, nn.BatchNorm2d):
-            nn.init.ones_(module.weight)
-            nn.init.zeros_(module.bias)
+            _norm(module)
 
 
-def _block(block: nn.Module) -> None:
+def _block(block: Any) -> None:
     for norm in (block.norm1, block.norm2):
         _norm(norm)
     for matrix in block.attn.qkv.weight.chunk(3):
@@ -76,7 +75,7 @@ def _block(block: nn.Module) -> None:
             nn.init.constant_(scale.gamma, scale.initial)
 
 
-def _attention_pool(pool: nn.Module) -> None:
+def _attention_pool(pool: Any) -> None:
     nn.init.xavier_uniform_(pool.latent[0])
     _xavier(pool.q)
     for matrix in pool.kv.weight.chunk(2):
@@ -87,7 +86,7 @@ def _attention_pool(pool: nn.Module) -> None:
     _mlp(pool.mlp)
 
 
-def _mlp(mlp: nn.Module) -> None:
+def _mlp(mlp: Any) -> None:
     for dense in (mlp.fc1, mlp.fc2):
         nn.init.xavier_uniform_(dense.weight)
         nn.init.normal_(dense.bias, std=1e-6)
@@ -98,7 +97,7 @@ def _xavier(dense: nn.Linear) -> None:
     nn.init.zeros_(dense.bias)
 
 
-def _norm(norm: nn.Module) -> None:
+def _norm(norm: nn.LayerNorm | nn.BatchNorm2d) -> None:
     nn.init.ones_(norm.weight)
     nn.init.zeros_(norm.bias)
 
@@ -108,4 +107,5 @@ def _lecun_normal(layer: nn.Linear | nn.Conv2d) -> None:
     # A normal cut off at two deviations has a deviation of 0.8796; dividing by it restores a variance of 1 / fan-in.
     std = math.sqrt(1 / fan_in) / 0.87962566103423978
     nn.init.trunc_normal_(layer.weight, std=std, a=-2 * std, b=2 * std)
-    nn.init.zeros_(layer.bias)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)

@@ -48,7 +48,7 @@ class ConvStem(nn.Module):
         super().__init__()
         layers: list[nn.Module] = []
         before = config.channels
-        for channels in stem_channels(config):
+        for channels in config.stem_channels:
             layers += [
                 nn.Conv2d(before, channels, kernel_size=3, stride=2, padding=1, bias=False),
                 nn.BatchNorm2d(channels),
@@ -59,16 +59,6 @@ class ConvStem(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.proj(images).flatten(2).transpose(1, 2)
-
-
-def stem_channels(config: ViTConfig) -> tuple[int, ...]:
-    """Channels after each 3x3 convolution of the stem, doubling from ``stem_width``.
-
-    Where ``stem_width`` is not given, the last convolution has the model's width: (48, 96, 192) at width 192, patch 8.
-    """
-    steps = config.patch_size.bit_length() - 1
-    first = config.stem_width or max(8, config.width >> (steps - 1))
-    return tuple(first << step for step in range(steps))
 
 
 STEMS: dict[str, type[LinearPatches] | type[ConvStem]] = {"linear": LinearPatches, "conv": ConvStem}

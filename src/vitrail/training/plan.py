@@ -4,6 +4,7 @@ import math
 import os
 from dataclasses import dataclass, replace
 
+from vitrail.data.augment import Augment
 from vitrail.data.cache import CACHE_BYTES, Checked, cache_bytes, check_images
 from vitrail.data.open import Dataset
 from vitrail.data.preprocess import Preprocess
@@ -32,6 +33,7 @@ class Plan:
     test: Checked | None
     config: ViTConfig
     preprocess: Preprocess
+    augment: Augment
     steps: int
     warmup: int
     evaluate_every: int
@@ -58,6 +60,7 @@ def make_plan(recipe: Recipe, data: Dataset, *, world: int = 1) -> Plan:
             f"batch_size {recipe.batch_size} cannot be shared evenly by {world} processes "
             f"in {recipe.optimizer.accumulate} parts each: choose a multiple of {world * recipe.optimizer.accumulate}"
         )
+    augment = Augment(**recipe.augment.model_dump())
     config, preprocess = _from_start(recipe, data) if recipe.init else _from_scratch(recipe, data)
     # Random crops differ every epoch; all else begins with the same resized image, which is worth keeping.
     train = _checked(data.train, recipe, preprocess, keep=recipe.augment.crop == "none")
@@ -76,6 +79,7 @@ def make_plan(recipe: Recipe, data: Dataset, *, world: int = 1) -> Plan:
         test=test,
         config=config,
         preprocess=preprocess,
+        augment=augment,
         steps=steps,
         warmup=min(_warmup(recipe, per_epoch), steps),
         evaluate_every=recipe.evaluate.every or max(per_epoch, math.ceil(steps / 20)),

@@ -9,7 +9,6 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from vitrail.data.augment import Augment
 from vitrail.data.batches import TrainBatches
 from vitrail.data.randomness import words
 from vitrail.model.vit import ViT
@@ -128,16 +127,25 @@ def _train_step(plan: Plan, state: RunState, place: Devices, precision: str) -> 
     if place.world > 1:
         network = DistributedDataParallel(network, device_ids=[place.device] if place.device.type == "cuda" else None)
     return TrainStep(
-        plan.recipe, state.model, network, state.optimisers, state.ema, plan.preprocess, place, precision,
-        total=plan.steps, warmup=plan.warmup,
-    )  # fmt: skip
+        recipe=plan.recipe,
+        model=state.model,
+        network=network,
+        optimisers=state.optimisers,
+        ema=state.ema,
+        preprocess=plan.preprocess,
+        augment=plan.augment,
+        devices=place,
+        precision=precision,
+        total=plan.steps,
+        warmup=plan.warmup,
+    )
 
 
 def _batches(plan: Plan, state: RunState, place: Devices, workers: int) -> TrainBatches:
     return TrainBatches(
         plan.train.samples,
         plan.preprocess,
-        Augment(**plan.recipe.augment.model_dump()),
+        plan.augment,
         plan.recipe.batch_size,
         plan.recipe.seed,
         rank=place.rank,

@@ -45,6 +45,7 @@ class TrainStep:
     optimisers: Optimisers
     ema: Ema | None
     preprocess: Preprocess
+    augment: Augment
     devices: Devices
     precision: str
     total: int
@@ -73,8 +74,7 @@ class TrainStep:
         """Augment, mix and normalise on the device: images (b, channels, h, w) and target probabilities (b, C)."""
         recipe, device = self.recipe, self.devices.device
         pixels = batch.images.to(device, non_blocking=True)
-        settings = Augment(**recipe.augment.model_dump())
-        images = augment_batch(pixels, settings, recipe.seed, batch.epochs, batch.indices)
+        images = augment_batch(pixels, self.augment, recipe.seed, batch.epochs, batch.indices)
         images = self.preprocess.normalize(images)
         classes, smoothing = self.model.config.classes, recipe.regularization.label_smoothing
         targets = soft_targets(batch.targets.to(device, non_blocking=True), classes, smoothing)

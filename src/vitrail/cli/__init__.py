@@ -1,0 +1,75 @@
+"""The command line: a table from command name to function. Nothing heavy is imported before a command runs."""
+
+import os
+import sys
+from collections.abc import Callable
+
+import typer
+
+from vitrail.cli import embed, evaluate, info, predict, probe, recipe, train
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "train": train.train,
+    "evaluate": evaluate.evaluate,
+    "predict": predict.predict,
+    "embed": embed.embed,
+    "probe": probe.probe,
+    "info": info.info,
+    "recipe": recipe.recipe,
+}
+
+app = typer.Typer(
+    help="From images to a trained, understood and deployed Vision Transformer, at any resolution.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for name, command in COMMANDS.items():
+    app.command(name)(command)
+
+
+@app.callback()
+def options(debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error.")) -> None:
+    """From images to a trained, understood and deployed Vision Transformer, at any resolution."""
+    if debug:
+        os.environ["VITRAIL_DEBUG"] = "1"
+
+
+def main() -> None:
+    """Run a command; what goes wrong is one line on standard error and an exit code (see the design's table)."""
+    from vitrail.errors import Failure, UserError
+
+    try:
+        app()
+    except (UserError, Failure) as error:
+        _fail(error, 2 if isinstance(error, UserError) else 1)
+    except KeyboardInterrupt:
+        _say("interrupted")
+        sys.exit(130)
+    except BrokenPipeError:  # the reader of a pipe has gone: that is its right
+        sys.stderr.close()
+        sys.exit(1)
+    except Exception as error:
+        code = getattr(error, "exit_code", None)
+        if isinstance(code, int):  # training.Stopped: asked to stop, state saved
+            _say(str(error))
+            sys.exit(code)
+        _fail(error, 1, f"{type(error).__name__}: ")
+
+
+def _fail(error: Exception, code: int, prefix: str = "") -> None:
+    """Say what went wrong, with the traceback if it was asked for, and leave."""
+    if os.environ.get("VITRAIL_DEBUG"):
+        import traceback
+
+        traceback.print_exception(error)
+    if os.environ.get("RANK", "0") == "0":
+        _say(f"error: {prefix}{error}")
+    sys.exit(code)
+
+
+def _say(text: str) -> None:
+    from vitrail.cli.console import note
+
+    note(text)

@@ -1,0 +1,43 @@
+"""``vitrail embed``: pooled features of images, for search, clustering or another classifier."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def embed(
+    model: Annotated[str, typer.Argument(help="A run, a model folder, or hf:owner/name.")],
+    inputs: Annotated[list[str], typer.Argument(help="Files, folders, patterns, or data sets (CSV, digits ...).")],
+    out: Annotated[Path, typer.Option(help="The file to write: .npz or .parquet.")],
+    batch_size: Annotated[int, typer.Option(min=1, help="Images that the model takes at a time.")] = 32,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
+) -> None:
+    """Write the features of images, with their names, and their labels where the data have them."""
+    from vitrail.cli.console import note
+    from vitrail.cli.outputs import FEATURE_WRITERS
+    from vitrail.cli.predict import watched
+    from vitrail.errors import UserError
+
+    write = FEATURE_WRITERS.get(out.suffix.lower())
+    if write is None:
+        raise UserError(f"--out {out}: the suffix must be {' or '.join(FEATURE_WRITERS)}")
+    if not out.absolute().parent.is_dir():
+        raise UserError(f"--out {out}: there is no folder {out.parent}")
+
+    import numpy as np
+
+    from vitrail.prediction import Predictor, expand_inputs
+
+    sources = expand_inputs(inputs, labelled=True)
+    predictor = Predictor(model, device=device, batch_size=batch_size)
+    found = list(watched(predictor.stream_features(sources), len(sources), "embedding"))
+    good = [f for f in found if f.values is not None]
+    errors = [f.error for f in found if f.error is not None]
+    if not good:
+        raise UserError(f"none of {len(found)} images can be read; the first: {errors[0]}")
+    values = np.stack([f.values for f in good if f.values is not None])
+    write(out, [f.file or "" for f in good], values, [f.label for f in good])
+    note(f"{len(good)} images, {values.shape[1]} features each: {out}")
+    if errors:
+        note(f"{len(errors)} of {len(found)} images cannot be read and are left out; the first: {errors[0]}")

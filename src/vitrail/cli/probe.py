@@ -1,0 +1,177 @@
+"""``vitrail probe``: what frozen features are worth on some data, in seconds and without training."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rich.table import Table
+
+    from vitrail.data.samples import Samples
+    from vitrail.evaluation.probe import Probe
+    from vitrail.model.vit import ViT
+
+LARGEST, FEWEST_PATCHES = 224, 4
+
+
+def probe(
+    data: Annotated[
+        str, typer.Argument(help="Folder of class folders, CSV, JSON lines, Parquet, tar shards, hf:NAME, or digits.")
+    ],
+    init: Annotated[
+        list[str] | None, typer.Option(help="A run, a model folder or hf:owner/name, or a variant; repeatable.")
+    ] = None,
+    model: Annotated[str, typer.Option(help="Without --init: the variant whose random weights are probed.")] = "S/16",
+    image_size: Annotated[str | None, typer.Option(help="Another image size: 224 or 384x256.")] = None,
+    shots: Annotated[str, typer.Option(help="Training images a class, separated by commas.")] = "1,5,10,25",
+    limit: Annotated[
+        int, typer.Option(min=1, help="Most images to compare with, and most to judge; drawn with a fixed seed.")
+    ] = 10_000,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images a batch.")] = 64,
+    workers: Annotated[
+        int | None, typer.Option(min=0, help="Processes that load images; any number gives the same result.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show few-shot and nearest-neighbour accuracy of frozen features, for several models side by side.
+
+    Few-shot: ridge regression in closed form on whitened features, as in Google's big_vision; mean of three draws.
+    """
+    from vitrail.cli.console import console, note
+    from vitrail.cli.progress import progress
+    from vitrail.cli.workers import loader_workers
+    from vitrail.evaluation.probe import probe as run
+    from vitrail.training.device import best_device
+
+    numbers = _numbers(shots)
+    train, test = _parts(data)
+    device = best_device()
+    results = []
+    for name, vit in _models(init or [model], image_size, train):
+        vit.to(device)
+        with progress(name) as tell:
+            found = run(
+                vit,
+                train,
+                test,
+                name=name,
+                shots=numbers,
+                limit=limit,
+                batch_size=batch_size,
+                workers=loader_workers(workers, len(train), device.type),
+                progress=tell,
+            )
+        results.append(found)
+    if as_json:
+        print(json.dumps({"data": data, "classes": len(train.labels), "models": [r.to_dict() for r in results]}))
+        return
+    console().print(_table(results))
+    for few in results[0].few_shot:
+        if few.short_classes:
+            note(f"{few.shots} shots: {few.short_classes} of {len(train.labels)} classes have fewer training images")
+
+
+def _numbers(shots: str) -> list[int]:
+    from vitrail.errors import UserError
+
+    parts = [part.strip() for part in shots.split(",")]
+    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise UserError(f"--shots {shots}: write numbers of images a class, such as 1,5,10,25")
+    return [int(part) for part in parts]
+
+
+def _parts(data: str) -> "tuple[Samples, Samples]":
+    """The images to learn from and those to judge by: train and test, else train and val, else a part split off."""
+    from vitrail.data.open import open_data
+    from vitrail.errors import UserError
+
+    dataset = open_data(data, val_fraction=0.0)
+    if dataset.test is None and dataset.val is None:
+        dataset = open_data(data)
+    test = dataset.test if dataset.test is not None else dataset.val
+    if dataset.train is None or test is None:
+        raise UserError(f"{data} has no {'train' if dataset.train is None else 'held-out'} part: a probe needs both")
+    return dataset.train, test
+
+
+def _models(names: list[str], image_size: str | None, train: "Samples") -> "Iterator[tuple[str, ViT]]":
+    """Each name with its model, at the image size given; a name that means nothing is refused before any work."""
+    import dataclasses
+
+    from vitrail.cli.sizes import image_size as parse_size
+    from vitrail.weights.find import find
+    from vitrail.weights.load import load
+
+    size = parse_size(image_size) if image_size else None
+    paths = {name: None if _is_variant(name) else find(name) for name in names}
+    for name, path in paths.items():
+        if path is None:
+            yield f"{name}, random weights", _random(name, size, train)
+            continue
+        vit = load(path)
+        if size is not None and vit.preprocess is not None:
+            vit.config.with_changes(image_size=size)  # refuses a size that the patches do not divide
+            vit.preprocess = dataclasses.replace(vit.preprocess, image_size=size)
+        yield name, vit
+
+
+def _is_variant(name: str) -> bool:
+    from vitrail.errors import UserError
+    from vitrail.model.config import variant
+
+    if Path(name).exists():
+        return False
+    try:
+        variant(name)
+    except UserError:
+        return False
+    return True
+
+
+def _random(name: str, size: tuple[int, int] | None, train: "Samples") -> "ViT":
+    """A variant with the initial weights of seed 0: the baseline that any training has to beat."""
+    import torch
+
+    from vitrail.data.preprocess import Preprocess
+    from vitrail.model.config import variant
+    from vitrail.model.vit import ViT
+
+    size = size or _fitting_size(variant(name).patch_size, train)
+    torch.manual_seed(0)
+    vit = ViT(variant(name, image_size=size, classes=0)).eval()
+    vit.preprocess = Preprocess(size)
+    return vit
+
+
+def _fitting_size(patch: int, train: "Samples") -> tuple[int, int]:
+    """The images' own size, within 4 patches and 224 pixels a side, as a whole number of patches."""
+    from vitrail.data.open import typical_size
+
+    side = max(FEWEST_PATCHES * patch, min(LARGEST, *typical_size(train)))
+    return side // patch * patch, side // patch * patch
+
+
+def _table(results: "list[Probe]") -> "Table":
+    from rich.table import Table
+    from rich.text import Text
+
+    first = results[0]
+    table = Table(
+        title=f"accuracy in % on {first.test_images:,} held-out images",
+        title_justify="left",
+        caption=f"few-shot: mean ± deviation of {len(first.few_shot[0].accuracies)} draws; "
+        f"k-NN: k = {first.k}, cosine, of {first.train_images:,} training images",
+        caption_justify="left",
+        header_style="bold",
+    )
+    table.add_column("features of", overflow="fold")
+    for heading in (*(f"{few.shots}-shot" for few in first.few_shot), "k-NN", "time"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for r in results:
+        few_shot = (f"{100 * few.accuracy:.1f} ±{100 * few.deviation:.1f}" for few in r.few_shot)
+        table.add_row(Text(r.name), *few_shot, f"{100 * r.knn:.1f}", f"{r.seconds:.1f} s")
+    return table

@@ -1,0 +1,219 @@
+"""Batches for training and evaluation: order, sharding over ranks, loader workers, and a position to resume from.
+
+Training is an endless stream of epochs: position i holds sample order(seed, i // n)[i % n] of epoch i // n, and global
+step s takes the positions from s * batch_size on. A batch may span two epochs, none is ever short, and where a run
+stands is its step alone.
+
+Shapes: b batch on this rank, C channels, h w height and width.
+"""
+
+import functools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from vitrail.data.augment import Augment
+from vitrail.data.decode import ImageError
+from vitrail.data.policies import apply_policy, train_view
+from vitrail.data.preprocess import Preprocess
+from vitrail.data.randomness import order
+from vitrail.data.samples import Samples
+from vitrail.errors import UserError
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images on their way to the model, before `augment.augment_batch` and `Preprocess.normalize`."""
+
+    images: torch.Tensor
+    """uint8 (b, C, h, w)."""
+    targets: torch.Tensor
+    """int64 (b,); -1 where a sample has no label."""
+    epochs: torch.Tensor
+    """int64 (b,), the epoch that each image is drawn for; 0 in evaluation."""
+    indices: torch.Tensor
+    """int64 (b,), the place of each image in its Samples."""
+
+    def pin_memory(self) -> "Batch":
+        """The same in page-locked memory, from which copies to a GPU overlap with its work."""
+        return Batch(self.images.pin_memory(), self.targets, self.epochs, self.indices)
+
+
+@dataclass(frozen=True, eq=False)
+class TrainBatches(Dataset[Batch]):
+    """The endless stream of training batches of one rank, from ``start_step`` on.
+
+    The batches depend on neither ``workers`` nor ``start_step`` nor ``cached``: the same step gives the same batch, to
+    the bit.
+
+    Raises:
+        UserError: the batch size cannot be shared out equally, or there is nothing to train on.
+        ImageError: while iterating, an image cannot be read or decoded.
+    """
+
+    samples: Samples
+    preprocess: Preprocess
+    augment: Augment
+    batch_size: int
+    """Images a step over all ranks."""
+    seed: int
+    rank: int = 0
+    world: int = 1
+    workers: int = 0
+    """Processes that prepare batches; 0 is in this process."""
+    start_step: int = 0
+    cached: torch.Tensor | None = None
+    """All images by `cache.load_all`, uint8 (n, C, h, w), so that nothing is decoded here."""
+    pin_memory: bool = False
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or self.batch_size % self.world:
+            raise UserError(f"batch_size {self.batch_size} cannot be shared out equally to {self.world} processes")
+        if not len(self.samples):
+            raise UserError("there are no images to train on")
+        if self.cached is not None and len(self.cached) != len(self.samples):
+            raise ValueError(f"{len(self.cached)} cached images for {len(self.samples)} samples")
+
+    def __iter__(self) -> Iterator[Batch]:
+        # a gather from the cache is faster than the way through a worker
+        workers = 0 if self.cached is not None and not self.augment.per_image else self.workers
+        return load_in_order(self, _Steps(self.start_step), workers, self.pin_memory)
+
+    def __getitem__(self, step: int) -> Batch:
+        """This rank's batch of global step ``step``."""
+        epochs, indices = self.positions(step)
+        if self.cached is not None and not self.augment.per_image:
+            images = self.cached[torch.from_numpy(indices)]
+        else:
+            images = torch.stack([self._view(int(e), int(i)) for e, i in zip(epochs, indices, strict=True)])
+        return _batch(self.samples, images, epochs, indices)
+
+    def positions(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """The epochs (b,) and sample indices (b,) of this rank's images in global step ``step``."""
+        n, share = len(self.samples), self.batch_size // self.world
+        start = step * self.batch_size + self.rank * share
+        positions = np.arange(start, start + share)
+        epochs, places = positions // n, positions % n
+        indices = np.empty(share, dtype=np.int64)
+        for epoch in np.unique(epochs):
+            chosen = epochs == epoch
+            indices[chosen] = _order(self.seed, int(epoch), n)[places[chosen]]
+        return epochs, indices
+
+    def _view(self, epoch: int, index: int) -> torch.Tensor:
+        if self.cached is not None and self.augment.crop == "none":
+            return apply_policy(self.cached[index], self.augment, seed=self.seed, epoch=epoch, index=index)
+        data, name = self.samples.encoded(index), self.samples.names[index]
+        return train_view(data, name, self.preprocess, self.augment, seed=self.seed, epoch=epoch, index=index)
+
+
+@dataclass(frozen=True, eq=False)
+class EvalBatches(Dataset[Batch]):
+    """Every sample once, in order, the last batch as short as it comes; rank r takes samples r, r + world, ..."""
+
+    samples: Samples
+    preprocess: Preprocess
+    batch_size: int
+    rank: int = 0
+    world: int = 1
+    cached: torch.Tensor | None = None
+
+    def __len__(self) -> int:
+        return -(-len(range(self.rank, len(self.samples), self.world)) // self.batch_size)
+
+    def __getitem__(self, number: int) -> Batch:
+        mine = np.arange(self.rank, len(self.samples), self.world, dtype=np.int64)
+        indices = mine[number * self.batch_size : (number + 1) * self.batch_size]
+        if self.cached is not None:
+            images = self.cached[torch.from_numpy(indices)]
+        else:
+            images = torch.stack([load_image(self.samples, self.preprocess, int(i)) for i in indices])
+        return _batch(self.samples, images, np.zeros_like(indices), indices)
+
+
+def eval_batches(
+    samples: Samples,
+    preprocess: Preprocess,
+    batch_size: int,
+    *,
+    rank: int = 0,
+    world: int = 1,
+    workers: int = 0,
+    cached: torch.Tensor | None = None,
+    pin_memory: bool = False,
+) -> Iterator[Batch]:
+    """Every sample once across the ranks, in order, the last batch as short as it comes.
+
+    Args:
+        cached: all images by `cache.load_all`, uint8 (n, C, h, w).
+
+    Raises:
+        ImageError: an image cannot be read or decoded.
+    """
+    batches = EvalBatches(samples, preprocess, batch_size, rank, world, cached)
+    return load_in_order(batches, range(len(batches)), 0 if cached is not None else workers, pin_memory)
+
+
+def load_image(samples: Samples, preprocess: Preprocess, index: int) -> torch.Tensor:
+    """Sample ``index`` as evaluation sees it, uint8 (C, h, w). Raises ImageError."""
+    return preprocess.load(samples.encoded(index), samples.names[index])
+
+
+@dataclass(frozen=True)
+class _Steps:
+    """The numbers from ``start`` on, without end: which batches a loader asks for."""
+
+    start: int
+
+    def __iter__(self) -> Iterator[int]:
+        step = self.start
+        while True:
+            yield step
+            step += 1
+
+
+def _batch(samples: Samples, images: torch.Tensor, epochs: np.ndarray, indices: np.ndarray) -> Batch:
+    targets = np.full(len(indices), -1) if samples.targets is None else samples.targets[indices]
+    return Batch(images, torch.from_numpy(targets), torch.from_numpy(epochs), torch.from_numpy(indices))
+
+
+_order = functools.lru_cache(maxsize=4)(order)  # a batch rarely spans more than two epochs
+
+
+def load_in_order(
+    batches: Dataset[Batch], numbers: Iterable[int], workers: int, pin_memory: bool = False
+) -> Iterator[Batch]:
+    """``batches[number]`` for each number, in order, prepared by ``workers`` processes (0: here).
+
+    Raises:
+        ImageError: as it was raised in the worker.
+    """
+    loader: Iterable[Batch | ImageError] = map(_Guarded(batches).__getitem__, numbers)
+    if workers > 0:
+        loader = DataLoader(
+            _Guarded(batches),
+            batch_size=None,  # an item is a whole batch
+            sampler=numbers,
+            num_workers=workers,
+            generator=torch.Generator(),  # or the loader draws from the global one, which workers=0 would not
+        )
+    for batch in loader:
+        if isinstance(batch, ImageError):
+            raise batch
+        yield batch.pin_memory() if pin_memory else batch
+
+
+@dataclass(frozen=True, eq=False)
+class _Guarded(Dataset["Batch | ImageError"]):
+    """Hands an ImageError over as a value: torch's loader would bury its one line in a worker's traceback."""
+
+    batches: Dataset[Batch]
+
+    def __getitem__(self, number: int) -> Batch | ImageError:
+        try:
+            return self.batches[number]
+        except ImageError as error:
+            return ImageError(str(error))

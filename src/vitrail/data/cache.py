@@ -1,0 +1,115 @@
+"""Looking at every image before training: damaged ones are named or left out, small data stay in memory decoded."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from vitrail.data.decode import ImageError, open_image
+from vitrail.data.preprocess import Preprocess
+from vitrail.data.samples import Samples
+from vitrail.errors import UserError
+
+CACHE_BYTES = 2 << 30
+FIRST_NAMES = 3
+
+
+@dataclass(frozen=True)
+class BadImage:
+    """A sample whose image cannot be used."""
+
+    index: int
+    message: str
+    """Starts with the sample's name."""
+
+
+@dataclass(frozen=True, eq=False)
+class Checked:
+    """Samples that can all be decoded."""
+
+    samples: Samples
+    cached: torch.Tensor | None
+    """Their images as evaluation sees them, uint8 (n, C, h, w), where they were kept."""
+    bad: tuple[BadImage, ...]
+    """What was left out, by index into the samples given."""
+
+
+def cache_bytes(n: int, preprocess: Preprocess) -> int:
+    """The memory that n images take in the cache."""
+    return n * preprocess.channels * preprocess.image_size[0] * preprocess.image_size[1]
+
+
+def check_images(
+    samples: Samples,
+    preprocess: Preprocess,
+    *,
+    workers: int = 0,
+    skip_bad: bool = False,
+    keep: bool = False,
+    full: bool = True,
+    progress: Callable[[int, int], None] | None = None,
+) -> Checked:
+    """Look at every image before the first step, and give the samples that can be used.
+
+    Args:
+        workers: threads that look at images at the same time; 0 is none beside this one.
+        skip_bad: leave out the bad ones instead of raising.
+        keep: also return all images decoded and resized, for `TrainBatches` and `eval_batches`.
+        full: decode every image; otherwise read its header alone, which finds no damage in the pixels.
+        progress: called with (done, all) after every image.
+
+    Raises:
+        UserError: images are bad and ``skip_bad`` is not given, or none is left, or a class has none left.
+    """
+    n = len(samples)
+    images = torch.empty((n, preprocess.channels, *preprocess.image_size), dtype=torch.uint8) if keep else None
+
+    def look(index: int) -> BadImage | None:
+        try:
+            data, name = samples.encoded(index), samples.names[index]
+            if images is not None:
+                images[index] = preprocess.load(data, name)
+            elif full:
+                preprocess.load(data, name)
+            else:
+                open_image(data, name)
+        except ImageError as error:
+            return BadImage(index, str(error))
+        return None
+
+    found = []
+    for done, bad_image in enumerate(_map(look, n, workers), start=1):
+        if bad_image is not None:
+            found.append(bad_image)
+        if progress is not None:
+            progress(done, n)
+    bad = tuple(found)
+    if not bad:
+        return Checked(samples, images, ())
+    if not skip_bad:
+        raise UserError(f"{_describe(bad, n)}. Mend or remove them, or leave them out with --skip-bad")
+    good = np.setdiff1d(np.arange(n), [image.index for image in bad])
+    if not len(good):
+        raise UserError(f"{_describe(bad, n)}: no image is left")
+    kept = samples.subset(good)
+    if samples.targets is not None and kept.targets is not None:
+        for lost in np.setdiff1d(samples.targets, kept.targets)[:1]:
+            raise UserError(f"{_describe(bad, n)}: no image of class {samples.labels[lost]!r} is left")
+    return Checked(kept, None if images is None else images[torch.from_numpy(good)], bad)
+
+
+def _describe(bad: tuple[BadImage, ...], n: int) -> str:
+    first = "; ".join(image.message for image in bad[:FIRST_NAMES])
+    more = f"; and {len(bad) - FIRST_NAMES} more" if len(bad) > FIRST_NAMES else ""
+    return f"{len(bad)} of {n} images cannot be used: {first}{more}"
+
+
+def _map(look: Callable[[int], BadImage | None], n: int, workers: int) -> Iterator[BadImage | None]:
+    """``look(i)`` for every i, in order. Threads do, as Pillow and torch decode and resize outside Python's lock."""
+    if workers <= 1:
+        yield from map(look, range(n))
+        return
+    with ThreadPoolExecutor(workers) as pool:
+        yield from pool.map(look, range(n))

@@ -1,0 +1,1 @@
+"""Where images and labels come from, one file a source; `vitrail.data.open` chooses between them."""

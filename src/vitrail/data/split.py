@@ -1,0 +1,84 @@
+"""The split into training and validation: a function of each sample's class and file name alone.
+
+A sample's side is decided by a hash of its own name, so adding, removing or reordering other files moves none.
+"""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+SPLIT_NAMES = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+    "test": "test",
+    "testing": "test",
+}
+
+
+def split_of(name: str) -> str | None:
+    """'train', 'val' or 'test' where a folder, file or column value is named after a split, else None."""
+    return SPLIT_NAMES.get(name.strip().lower())
+
+
+def split_of_file(file: Path, root: Path) -> str:
+    """The split that a file of many samples belongs to, told by its folder below ``root`` or by how its own name begins
+    ('train-00000-of-00002.parquet', 'val_03.tar'); 'train' where nothing tells."""
+    below = file.relative_to(root) if file.is_relative_to(root) else Path(file.name)
+    for part in (*below.parts[:-1], re.split(r"[-_.\d]", file.name)[0]):
+        if (split := split_of(part)) is not None:
+            return split
+    return "train"
+
+
+def places(names: Sequence[str], targets: np.ndarray, labels: Sequence[str], purpose: str) -> np.ndarray:
+    """Where each sample stands on the unit interval (n,) float64: a hash of class/filename.
+
+    Folders above the file do not count, so a data set that is moved or nested otherwise is split alike.
+
+    Args:
+        purpose: splits with different purposes are independent ('val', 'test').
+    """
+    found = np.empty(len(names))
+    for i, (name, target) in enumerate(zip(names, targets, strict=True)):
+        key = f"{purpose}:{labels[target]}/{name.replace(chr(92), '/').rsplit('/', 1)[-1]}"
+        found[i] = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=7).digest(), "big") / 2**56
+    return found
+
+
+def held_out(names: Sequence[str], targets: np.ndarray, labels: Sequence[str], fraction: float) -> np.ndarray:
+    """Which samples go to validation, (n,) bool: those whose place is below ``fraction``, class by class.
+
+    Two corners, in which a class's membership can change when files of that class are added: where none of a class
+    falls to validation, the one with the smallest place goes there; where all do, the one with the largest place
+    stays in training. A class with one single sample keeps it in training.
+    """
+    place = places(names, targets, labels, "val")
+    out = place < fraction
+    if fraction <= 0:
+        return out
+    for target in np.unique(targets):
+        members = np.flatnonzero(targets == target)
+        if len(members) == 1:
+            out[members] = False
+        elif not out[members].any():
+            out[members[place[members].argmin()]] = True
+        elif out[members].all():
+            out[members[place[members].argmax()]] = False
+    return out
+
+
+def fixed_share(names: Sequence[str], targets: np.ndarray, labels: Sequence[str], fraction: float) -> np.ndarray:
+    """An exact share of every class, (n,) bool, for data that never change: the smallest places."""
+    place = places(names, targets, labels, "test")
+    out = np.zeros(len(names), dtype=bool)
+    for target in np.unique(targets):
+        members = np.flatnonzero(targets == target)
+        out[members[np.argsort(place[members], kind="stable")[: round(fraction * len(members))]]] = True
+    return out

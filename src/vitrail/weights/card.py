@@ -1,0 +1,140 @@
+"""The model card: README.md of a model folder, saying what the model is, what it expects and how to use it."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from vitrail.model.config import VARIANTS, ViTConfig
+from vitrail.model.cost import Cost, readable
+from vitrail.weights.formats import timm
+
+if TYPE_CHECKING:
+    from vitrail.data.preprocess import Preprocess
+
+_LABELS_SHOWN = 100
+
+
+def model_card(
+    config: ViTConfig,
+    labels: Sequence[str],
+    preprocess: "Preprocess | None",
+    metrics: Mapping[str, object],
+    *,
+    name: str,
+) -> str:
+    """Markdown with the Hub's front matter. The licence is left to the person who publishes the model."""
+    opens_in_timm = timm.no_equal(config) is None
+    tags = ["vision-transformer", "vitrail", *(["timm"] if opens_in_timm else [])]
+    front = [
+        "---",
+        "pipeline_tag: image-classification",
+        f"library_name: {'timm' if opens_in_timm else 'vitrail'}",
+        "tags:",
+        *(f"- {tag}" for tag in tags),
+        "# license: yours to choose; it must agree with that of the training data",
+        "---",
+    ]
+    parts = [
+        "\n".join(front),
+        f"# {name}\n\n{_what(config)}",
+        _labels(labels),
+        _pixels(preprocess),
+        _measured(metrics),
+        _use(config),
+        "## Limits\n\nIt knows only the classes above: an image of anything else also gets one of these labels. "
+        "It has been evaluated on nothing but what is stated here.",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def architecture(config: ViTConfig) -> str:
+    """A configuration in a few words: the variant's name, or its sizes, then what is not the paper's default."""
+    keys = ("width", "depth", "heads", "mlp_width")
+    shape = [getattr(config, key) for key in keys]
+    named = [name.split("/")[0] for name, values in VARIANTS.items() if [values[key] for key in keys] == shape]
+    words = [
+        f"ViT-{named[0]}/{config.patch_size}"
+        if named
+        else f"ViT with patches of {config.patch_size}x{config.patch_size}"
+    ]
+    words.append(f"width {config.width}, depth {config.depth}, heads {config.heads}, MLP {config.mlp_width}")
+    if config.stem != "linear":
+        words.append(f"{config.stem} stem")
+    words.append({"token": "class token", "avg": "average pooling", "map": "attention pooling"}[config.pool])
+    if config.registers:
+        words.append(f"{config.registers} registers")
+    if config.position != "learned":
+        words.append(
+            {"sincos2d": "sin-cos 2-D positions", "none": "no positions"}.get(config.position, config.position)
+        )
+    if config.layer_scale is not None:
+        words.append("LayerScale")
+    if config.representation is not None:
+        words.append(f"representation layer {config.representation}")
+    return ", ".join(words)
+
+
+def _what(config: ViTConfig) -> str:
+    cost, (h, w) = Cost(config), config.image_size
+    return (
+        f"A Vision Transformer for image classification: {architecture(config)}. "
+        f"It reads images of {h} x {w} pixels as {config.tokens} tokens and has {cost.parameters:,} parameters; "
+        f"one image takes {readable(cost.flops, 'FLOPs')}."
+    )
+
+
+def _labels(labels: Sequence[str]) -> str:
+    if not labels:
+        return ""
+    shown = ", ".join(f"`{label}`" for label in labels[:_LABELS_SHOWN])
+    more = f" and {len(labels) - _LABELS_SHOWN} more (in config.json)" if len(labels) > _LABELS_SHOWN else ""
+    return f"## Classes\n\n{len(labels)}, in the order of the logits: {shown}{more}."
+
+
+def _pixels(preprocess: "Preprocess | None") -> str:
+    if preprocess is None:
+        return ""
+    (h, w), p = preprocess.image_size, preprocess
+    how = {
+        "crop": f"the shorter side is resized and the centre is cropped to {h} x {w} (crop fraction {p.crop_fraction:g})",
+        "squash": f"the image is resized to {h} x {w}, whatever its shape",
+        "pad": f"the longer side is resized and the rest is padded to {h} x {w}",
+    }[p.mode]
+    colours = "colour" if p.channels == 3 else f"{p.channels} channel{'s' if p.channels > 1 else ''}"
+    mean, std = (", ".join(f"{v:g}" for v in values) for values in (p.mean, p.std))
+    return (
+        f"## What it expects\n\nPixels in {colours}; {how}, {p.interpolation} interpolation; "
+        f"divided by 255, minus mean ({mean}), divided by deviation ({std})."
+    )
+
+
+def _measured(metrics: Mapping[str, object]) -> str:
+    if not metrics:
+        return ""
+    rows = [f"| {name} | {f'{v:.4f}' if isinstance(v, float) else v} |" for name, v in metrics.items()]
+    return "\n".join(["## Measured", "", "| | |", "|---|---|", *rows])
+
+
+def _use(config: ViTConfig) -> str:
+    lines = [
+        "## Use\n",
+        "```",
+        "vitrail predict FOLDER image.jpg",
+        "```\n",
+        "```python",
+        "import vitrail",
+        'predictor = vitrail.Predictor("FOLDER")',
+        'print(predictor(["image.jpg"])[0].label)',
+        "```\n",
+    ]
+    reason = timm.no_equal(config)
+    if reason is None:
+        lines += [
+            "In timm:\n",
+            "```python",
+            "import timm",
+            'timm.create_model("local-dir:FOLDER", pretrained=True)',
+            "```",
+        ]
+    else:
+        lines.append(f"timm has no equal of this model ({reason}); it opens in vitrail alone.")
+    return "\n".join(lines)

@@ -1,0 +1,107 @@
+"""A name given by a person -> the model folder or weights file that it means: a path, a run, or a hub id."""
+
+import difflib
+from pathlib import Path
+
+from vitrail.errors import UserError
+from vitrail.model.config import variant
+from vitrail.weights import replace
+from vitrail.weights.folder import CARD, CONFIG, RUN_MODEL, WEIGHTS, is_model_folder
+
+HUB = "hf:"
+
+
+def find(name: str | Path) -> Path:
+    """The model folder, or the ``.safetensors`` file in one, that a name means.
+
+    Args:
+        name: a model folder; a run folder (its ``model/``); a ``.safetensors`` file with ``config.json`` beside it; or
+            ``hf:owner/name`` or ``hf:owner/name@revision`` for the Hugging Face Hub.
+
+    Raises:
+        UserError: nothing of the kind is there.
+    """
+    if str(name).startswith(HUB):
+        return _from_hub(str(name).removeprefix(HUB))
+    path = Path(name).expanduser()
+    replace.recover(path)
+    replace.recover(path / RUN_MODEL)
+    if path.is_file():
+        return _file(path)
+    if path.is_dir():
+        return _folder(path)
+    raise _nothing_at(str(name), path)
+
+
+def _folder(path: Path) -> Path:
+    if is_model_folder(path):
+        return path
+    if is_model_folder(path / RUN_MODEL):
+        return path / RUN_MODEL
+    if (path / "recipe.yaml").is_file():
+        raise UserError(f"{path} is a run that has no model yet: it writes {path / RUN_MODEL} at its first evaluation")
+    raise UserError(f"{path} is neither a model folder ({CONFIG} in it) nor a run ({RUN_MODEL}/{CONFIG} in it)")
+
+
+def _file(path: Path) -> Path:
+    if path.name in (CONFIG, CARD):
+        return _folder(path.parent)
+    if path.suffix != ".safetensors":
+        raise UserError(f"{path} does not open here: weights are .safetensors files with {CONFIG} beside them")
+    if not is_model_folder(path.parent):
+        raise UserError(f"{path} has no {CONFIG} beside it, which says what model its weights make")
+    return path
+
+
+def _nothing_at(name: str, path: Path) -> UserError:
+    try:
+        variant(name)
+    except UserError:
+        pass
+    else:
+        return UserError(f"{name} is a variant, which has no weights: give a run, a model folder or {HUB}owner/name")
+    parent = path.parent
+    siblings = [p.name for p in parent.iterdir() if not p.name.startswith(".")] if parent.is_dir() else []
+    near = difflib.get_close_matches(path.name, siblings, n=3)
+    if near:
+        hint = f"did you mean {' or '.join(str(parent / n) for n in near)}?"
+    elif not parent.is_dir():
+        hint = f"there is no folder {parent} either"
+    else:
+        hint = f"{HUB}owner/name takes one from the Hugging Face Hub"
+    return UserError(f"no model at {name}: looked for a model folder, a run or a .safetensors file; {hint}")
+
+
+def _from_hub(identifier: str) -> Path:
+    """Download ``owner/name`` (or ``owner/name@revision``) into the Hub's cache, or find it there."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    repository, _, revision = identifier.partition("@")
+    name = f"{HUB}{identifier}"
+    try:
+        folder = snapshot_download(repository, revision=revision or None, allow_patterns=[CONFIG, WEIGHTS, CARD])
+    except HFValidationError as error:
+        raise UserError(
+            f"{name} is not a hub id: write {HUB}owner/name or {HUB}owner/name@revision ({error})"
+        ) from None
+    except GatedRepoError:
+        raise UserError(f"{name} is gated: ask for access on its page, then log in with `hf auth login`") from None
+    except RepositoryNotFoundError:
+        raise UserError(f"{name}: the Hub has no such public repository; if it is private, `hf auth login`") from None
+    except RevisionNotFoundError:
+        raise UserError(f"{name}: the repository has no revision {revision!r}") from None
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled):
+        raise UserError(f"{name} is not in the local cache, and the Hub cannot be reached: check the network") from None
+    except OSError as error:  # every other failure of the network or of the disk
+        raise UserError(f"{name} cannot be fetched: {error}") from None
+    if not is_model_folder(Path(folder)):
+        raise UserError(f"{name} holds no {CONFIG}: it is not a model folder")
+    return Path(folder)

@@ -1,0 +1,112 @@
+"""Replace a file or a folder atomically: the old one or the new one is always there, and never half of either."""
+
+import ctypes
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # Linux, renameat2(2)
+
+
+@contextmanager
+def folder(target: Path, *, keep_others: bool = False) -> Iterator[Path]:
+    """A staging folder beside ``target`` that takes its place when the block ends well, and vanishes when it does not.
+
+    Everything is synced to disk before the swap. With ``keep_others``, files of the old folder that the new one lacks
+    are moved into it.
+    """
+    target = target.resolve()  # a link is followed, not replaced
+    recover(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.writing-", dir=target.parent))
+    try:
+        staging.chmod(0o777 & ~_umask())
+        yield staging
+        for path in [*staging.rglob("*"), staging]:
+            _sync(path)
+        old = _swap(staging, target)
+        _sync(target.parent)
+        if old is not None and keep_others:
+            for path in old.iterdir():
+                if not (target / path.name).exists():
+                    path.replace(target / path.name)
+        if old is not None:
+            shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+@contextmanager
+def file(target: Path) -> Iterator[Path]:
+    """The path of a staging file beside ``target`` that takes its place when the block ends well, and vanishes else."""
+    target = target.resolve()  # a link is followed, not replaced
+    descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.writing-", suffix=target.suffix, dir=target.parent)
+    os.close(descriptor)
+    staging = Path(name)
+    try:
+        staging.chmod(0o666 & ~_umask())
+        yield staging
+        _sync(staging)
+        staging.replace(target)
+        _sync(target.parent)
+    finally:
+        staging.unlink(missing_ok=True)
+
+
+def recover(target: Path) -> None:
+    """Put a folder back that a crash left under its second name, where two renames had to do the work of one."""
+    if not target.exists() and _previous(target).exists():
+        _previous(target).rename(target)
+
+
+def _swap(staging: Path, target: Path) -> Path | None:
+    """Give ``staging`` the name ``target``; return where the old folder now is, None if there was none."""
+    if not target.exists():
+        staging.rename(target)
+        return None
+    if _exchange(staging, target):
+        return staging
+    previous = _previous(target)
+    shutil.rmtree(previous, ignore_errors=True)
+    target.rename(previous)
+    staging.rename(target)
+    return previous
+
+
+def _exchange(a: Path, b: Path) -> bool:
+    """Swap two names in one step; False where the system or the file system cannot."""
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except AttributeError:
+        return False
+    return renameat2(_AT_FDCWD, os.fsencode(a), _AT_FDCWD, os.fsencode(b), ctypes.c_uint(_RENAME_EXCHANGE)) == 0
+
+
+def _previous(target: Path) -> Path:
+    return target.with_name(f".{target.name}.previous")
+
+
+def _sync(path: Path) -> None:
+    """Flush a file or a folder to disk."""
+    if sys.platform == "win32" and path.is_dir():  # Windows opens no folders
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError:  # some network file systems cannot sync a folder
+        if not path.is_dir():
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,153 @@
+"""vitrail evaluate and vitrail probe: what a person and a machine get, and the refusals before any work."""
+
+import json
+
+import pytest
+from small_examples import make_folder, make_model
+
+import vitrail
+from vitrail.cli import main
+from vitrail.recipes.recipe import Data
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, tmp_path):
+    """Runs the program in ``tmp_path`` and gives (exit code, standard output, standard error)."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("VITRAIL_DEVICE", "cpu")
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments):
+        monkeypatch.setattr("sys.argv", ["vitrail", *arguments])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        said = capsys.readouterr()
+        return stop.value.code or 0, said.out, said.err
+
+    return run
+
+
+@pytest.fixture
+def model(tmp_path):
+    vitrail.save(make_model(), tmp_path / "model")
+    return "model"
+
+
+@pytest.fixture
+def images(tmp_path):
+    make_folder(tmp_path / "images" / "train")
+    make_folder(tmp_path / "images" / "test", images=5, seed=1)
+    return "images"
+
+
+def test_evaluate_shows_accuracy_classes_and_mistakes(run, model, images):
+    code, out, _ = run("evaluate", model, images)
+    assert code == 0
+    result = vitrail.evaluate(vitrail.load(model), images)
+    assert f"{result.top1:.2%}" in out
+    assert "95 % interval" in out
+    assert result.mistakes[0].name in out
+    assert "test of images" in out
+
+
+def test_json_is_all_that_standard_output_holds(run, model, images):
+    code, out, _ = run("evaluate", model, images, "--json", "-", "--calibrate-on", "train")
+    values = json.loads(out)
+    result = vitrail.evaluate(vitrail.load(model), images)
+    assert code == 0
+    assert values["top1"] == result.top1
+    assert values["confusion"] == result.confusion()
+    assert (values["split"], values["image_size"], values["temperature_from"]) == ("test", [16, 16], "train")
+
+
+def test_json_and_report_are_written_to_files(run, model, images, tmp_path):
+    code, out, err = run(
+        "evaluate", model, images, "--json", "scores.json", "--report", "page.html", "--split", "train"
+    )
+    assert code == 0
+    trained_on = vitrail.open_data(images, val_fraction=Data().val_fraction).train
+    assert json.loads((tmp_path / "scores.json").read_text())["n"] == len(trained_on) < 12
+    page = (tmp_path / "page.html").read_text()
+    assert "model on images" in page
+    assert page.count("<img ") == len(vitrail.evaluate(vitrail.load(model), trained_on).mistakes)
+    assert "top-1" in out
+    assert "page.html" in err
+
+
+def test_images_without_splits_are_all_evaluated_and_it_says_so(run, model, images):
+    code, out, err = run("evaluate", model, "images/test", "--json", "-")
+    assert code == 0
+    assert json.loads(out)["n"] == 15
+    assert "all 15 images are evaluated" in err
+    _, out, _ = run("evaluate", model, "images/test", "--split", "val", "--json", "-")
+    held_out = vitrail.open_data("images/test", val_fraction=Data().val_fraction).val
+    assert json.loads(out)["n"] == len(held_out) < 15
+
+
+def test_another_image_size_is_evaluated(run, model, images):
+    _, out, _ = run("evaluate", model, images, "--image-size", "24x32", "--json", "-")
+    _, same, _ = run("evaluate", model, images, "--json", "-")
+    assert json.loads(out)["image_size"] == [24, 32]
+    assert json.loads(out)["nll"] != json.loads(same)["nll"]
+
+
+def test_what_training_held_out_is_known_from_the_run(run, model, images, tmp_path):
+    (tmp_path / "recipe.yaml").write_text("epochs: 1\ndata: {val_fraction: 0.6}\n")  # model/ is this run's model
+    _, out, _ = run("evaluate", model, "images/test", "--split", "val", "--json", "-")
+    assert json.loads(out)["n"] == len(vitrail.open_data("images/test", val_fraction=0.6).val) > 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["modell", "images"], "did you mean model"),
+        (["model", "imagse"], "no such folder"),
+        (["model", "images", "--split", "val2"], "unknown split 'val2'"),
+        (["model", "images", "--image-size", "18"], "nearest sizes are 16x16 and 20x20"),
+        (["model", "images", "--json", "nowhere/a.json"], "no folder nowhere"),
+        (["model", "images", "--report", "nowhere/a.html"], "no folder nowhere"),
+        (["model", "images", "--calibrate-on", "test"], "evaluated images themselves"),
+    ],
+)
+def test_unusable_input_is_one_line_and_exit_code_2(run, model, images, arguments, message):
+    code, out, err = run("evaluate", *arguments)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_probe_puts_models_side_by_side(run, model, images):
+    code, out, _ = run("probe", images, "--init", model, "--init", "Ti/8", "--shots", "1,3", "--image-size", "16")
+    assert code == 0
+    assert "model" in out
+    assert "Ti/8, random weights" in out
+    assert "3-shot" in out
+
+
+def test_probe_without_a_model_takes_random_weights_and_small_images_stay_small(run, images):
+    code, out, _ = run("probe", images, "--model", "Ti/4", "--shots", "2", "--json")
+    found = json.loads(out)["models"][0]
+    assert code == 0
+    assert (found["name"], found["width"], found["train_images"]) == ("Ti/4, random weights", 192, 12)
+    again = json.loads(run("probe", images, "--model", "Ti/4", "--shots", "2", "--json")[1])["models"][0]
+    assert again["few_shot"] == found["few_shot"]
+
+
+def test_probe_says_where_classes_have_too_few_images(run, model, images):
+    _, _, err = run("probe", images, "--init", model, "--shots", "2,9")
+    assert "9 shots: 3 of 3 classes have fewer training images" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["images", "--shots", "1,x"], "write numbers"),
+        (["images", "--init", "nothing"], "no model at nothing"),
+        (["images", "--model", "S/16x"], "S/16"),
+        (["images", "--init", "model", "--image-size", "18"], "nearest sizes"),
+    ],
+)
+def test_probe_refuses_unusable_input(run, model, images, arguments, message):
+    code, out, err = run("probe", *arguments)
+    assert (code, out) == (2, "")
+    assert message in err

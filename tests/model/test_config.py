@@ -1,0 +1,78 @@
+"""A configuration refuses what cannot be built, and the named variants are those of the papers."""
+
+import json
+
+import pytest
+import torch
+
+from vitrail.errors import UserError
+from vitrail.model import VARIANTS, ViT, ViTConfig, variant
+
+# google-research/vision_transformer, 1000 classes
+PUBLISHED = {
+    "Ti/16": 5_717_416,
+    "S/16": 22_050_664,
+    "S/32": 22_878_952,
+    "B/8": 86_576_872,
+    "B/16": 86_567_656,
+    "B/32": 88_224_232,
+    "L/16": 304_326_632,
+    "L/32": 306_535_400,
+    "H/14": 632_045_800,
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_variants_have_the_published_number_of_parameters(name: str) -> None:
+    with torch.device("meta"):
+        model = ViT(variant(name))
+    assert sum(p.numel() for p in model.parameters()) == PUBLISHED[name]
+
+
+@pytest.mark.parametrize(("name", "count"), [("S/16", 22_049_896), ("B/16", 86_566_120)])
+def test_average_pooling_saves_the_class_token_and_its_position(name: str, count: int) -> None:
+    with torch.device("meta"):
+        model = ViT(variant(name, pool="avg", class_token=False))
+    assert sum(p.numel() for p in model.parameters()) == count
+
+
+def test_every_variant_can_be_built() -> None:
+    with torch.device("meta"):
+        for name in VARIANTS:
+            assert ViT(variant(name, depth=1)).config.patch_size == int(name.split("/")[1])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"image_size": (224, 230)}, "224x230 is not divisible by patch size 16: the nearest sizes are 224x224 and 224x240"),
+        ({"width": 100, "heads": 3}, "model.width 100 is not divisible by model.heads 3"),
+        ({"pool": "avrage"}, "did you mean avg"),
+        ({"pool": "token", "class_token": False}, "set pool to avg or map"),
+        ({"stem": "conv", "patch_size": 14}, "2, 4, 8, 16"),
+        ({"position": "sincos2d", "width": 6, "heads": 3}, "divisible by 4"),
+        ({"depth": 0}, "model.depth is 0: it must be at least 1"),
+        ({"dropout": 1.0}, "model.dropout is 1.0"),
+    ],
+)
+def test_what_cannot_be_built_is_refused_by_name(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        ViTConfig(**changes)
+
+
+def test_an_unknown_variant_or_field_names_the_nearest() -> None:
+    with pytest.raises(UserError, match="S/16"):
+        variant("s/16")
+    with pytest.raises(UserError, match="did you mean patch_size"):
+        variant("S/16", patchsize=8)
+
+
+def test_a_size_takes_any_patch_size() -> None:
+    config = variant("Ti/4", image_size=32)
+    assert (config.grid, config.tokens) == ((8, 8), 65)
+    assert variant("B/1", image_size=(4, 6)).tokens == 25
+
+
+def test_a_configuration_survives_json() -> None:
+    config = variant("S/16", image_size=(384, 256), pool="map", registers=4, layer_scale=1e-5)
+    assert ViTConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config

@@ -1,0 +1,176 @@
+"""What was saved comes back, and what was damaged does not."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import vitrail
+from vitrail.errors import UserError
+from vitrail.model import ViT
+from vitrail.weights import load_folder, read
+from vitrail.weights.folder import sha256
+
+Make = Callable[..., ViT]
+
+CHOICES = [
+    {},
+    {"stem": "conv", "pool": "avg", "position": "sincos2d"},
+    {"pool": "map", "class_token": False, "registers": 2, "layer_scale": 0.1},
+    {"representation": 7, "position": "none", "head_width": 5},
+    {"channels": 1, "classes": 0},
+]
+
+
+@pytest.mark.parametrize("choice", CHOICES, ids=str)
+def test_a_saved_model_comes_back_the_same(tmp_path: Path, make_model: Make, choice: dict) -> None:
+    model = make_model(**choice)
+    vitrail.save(model, tmp_path / "m")
+    again = vitrail.load(tmp_path / "m")
+    assert (again.config, again.preprocess, again.labels) == (model.config, model.preprocess, model.labels)
+    assert not again.training
+    assert all(p.requires_grad and not p.is_meta for p in again.parameters())
+    images = torch.randn(3, model.config.channels, 32, 48)
+    torch.testing.assert_close(again(images), model(images), rtol=0, atol=0)
+
+
+def test_a_loaded_model_trains(tmp_path: Path, make_model: Make) -> None:
+    vitrail.save(make_model(), tmp_path)
+    model = vitrail.load(tmp_path).train()
+    before = model.head.weight.detach().clone()
+    model(torch.randn(2, 3, 32, 48)).square().sum().backward()
+    torch.optim.SGD(model.parameters(), lr=0.1).step()
+    assert not torch.equal(before, model.head.weight)
+    assert torch.equal(vitrail.load(tmp_path).head.weight, before)  # the file is not the model's memory
+
+
+def test_a_flipped_byte_is_noticed(tmp_path: Path, make_model: Make) -> None:
+    vitrail.save(make_model(), tmp_path)
+    weights = tmp_path / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-7] ^= 1
+    weights.write_bytes(data)
+    with pytest.raises(UserError, match=r"model\.safetensors is damaged"):
+        vitrail.load(tmp_path)
+
+
+def _rewrite(folder: Path, change: Callable[[dict], object]) -> None:
+    """Change the tensors, and the hash with them, so that only the match can notice."""
+    weights, config = folder / "model.safetensors", folder / "config.json"
+    tensors = load_file(weights)
+    change(tensors)
+    save_file(tensors, weights)
+    values = json.loads(config.read_text())
+    values["vitrail"]["sha256"]["model.safetensors"] = sha256(weights)
+    config.write_text(json.dumps(values))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.pop("blocks.1.mlp.fc1.weight"), r"1 missing \(blocks\.1\.mlp\.fc1\.weight\)"),
+        (lambda t: t.update({f"odd.{i}": torch.ones(1) for i in range(6)}), r"6 left over \(odd\.0, .*, \.\.\.\)"),
+        (lambda t: t.update({"head.bias": torch.ones(9)}), r"1 of another shape \(head\.bias 9 instead of 5\)"),
+    ],
+)
+def test_weights_that_do_not_fit_are_listed(tmp_path: Path, make_model: Make, change: Callable, message: str) -> None:
+    vitrail.save(make_model(), tmp_path)
+    _rewrite(tmp_path, change)
+    with pytest.raises(UserError, match=message):
+        vitrail.load(tmp_path)
+
+
+def test_half_precision_weights_open_in_single_precision(tmp_path: Path, make_model: Make) -> None:
+    vitrail.save(make_model(), tmp_path)
+    _rewrite(tmp_path, lambda t: t.update({name: tensor.half() for name, tensor in t.items()}))
+    assert {p.dtype for p in vitrail.load(tmp_path).parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ("{", "cannot be read as JSON"),
+        ('["vit"]', "holds no JSON object"),
+        ('{"model_type": "resnet"}', "model_type 'resnet'"),
+        ('{"vitrail": {"format": 99}}', "format 99"),
+        ('{"vitrail": {"format": 1, "config": {"widht": 3}}}', "did you mean width"),
+    ],
+)
+def test_a_configuration_that_makes_no_sense_is_refused(tmp_path: Path, values: str, message: str) -> None:
+    (tmp_path / "config.json").write_text(values)
+    with pytest.raises(UserError, match=message):
+        load_folder(tmp_path)
+
+
+def test_pickled_weights_are_named_and_not_opened(tmp_path: Path, make_model: Make) -> None:
+    vitrail.save(make_model(), tmp_path)
+    (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
+    with pytest.raises(UserError, match=r"no model\.safetensors; there is pytorch_model\.bin"):
+        vitrail.load(tmp_path)
+
+
+def test_labels_that_do_not_fit_the_head_are_refused(tmp_path: Path, make_model: Make) -> None:
+    model = make_model()
+    model.labels = ("a", "b")
+    vitrail.save(model, tmp_path)
+    with pytest.raises(UserError, match="names 2 labels for 5 classes"):
+        vitrail.load(tmp_path)
+
+
+def test_saving_again_replaces_the_model_and_keeps_the_persons_own_files(tmp_path: Path, make_model: Make) -> None:
+    folder = tmp_path / "m"
+    vitrail.save(make_model(), folder)
+    (folder / "notes.txt").write_text("mine")
+    vitrail.save(make_model(depth=1), folder)
+    assert vitrail.load(folder).config.depth == 1
+    assert (folder / "notes.txt").read_text() == "mine"
+    assert [p.name for p in tmp_path.iterdir()] == ["m"]
+
+
+def test_a_failed_save_leaves_the_old_model_and_nothing_else(tmp_path: Path, make_model: Make) -> None:
+    folder = tmp_path / "m"
+    vitrail.save(make_model(), folder)
+    broken = make_model(depth=1)
+    broken.preprocess = object()  # fails after the weights have been written
+    with pytest.raises(AttributeError):
+        vitrail.save(broken, folder)
+    assert vitrail.load(folder).config.depth == 2
+    assert [p.name for p in tmp_path.iterdir()] == ["m"]
+
+
+def test_a_folder_that_is_something_else_is_not_replaced(tmp_path: Path, make_model: Make) -> None:
+    (tmp_path / "thesis.tex").write_text("...")
+    with pytest.raises(UserError, match="is not a model folder"):
+        vitrail.save(make_model(), tmp_path)
+    assert (tmp_path / "thesis.tex").read_text() == "..."
+
+
+def test_the_card_says_what_the_model_is_and_where_it_opens(tmp_path: Path, make_model: Make) -> None:
+    vitrail.save(make_model(), tmp_path / "first" / "model", metrics={"top-1": 0.98765, "images": 400})
+    card = (tmp_path / "first" / "model" / "README.md").read_text()
+    for text in (
+        "# first\n",
+        "`a`, `b`",
+        "32 x 48",
+        "0.4, 0.5, 0.6",
+        "| top-1 | 0.9877 |",
+        "local-dir:",
+        "license: yours",
+    ):
+        assert text in card
+    vitrail.save(make_model(stem="conv"), tmp_path / "conv")
+    card = (tmp_path / "conv" / "README.md").read_text()
+    assert "timm has no equal of this model (its conv stem)" in card
+    assert "local-dir" not in card
+    assert "architecture" not in json.loads((tmp_path / "conv" / "config.json").read_text())
+
+
+def test_a_configuration_is_read_without_the_weights(tmp_path: Path, make_model: Make) -> None:
+    model = make_model()
+    vitrail.save(model, tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    found = read(tmp_path)
+    assert (found.config, found.labels, found.preprocess) == (model.config, model.labels, model.preprocess)

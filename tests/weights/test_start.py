@@ -1,0 +1,83 @@
+"""Fine-tuning starts from the backbone, and says what it took and what it changed."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+import vitrail
+from vitrail.errors import UserError
+from vitrail.model import ViT
+from vitrail.model.resize import resize_positions
+from vitrail.weights.start import start_from
+
+Make = Callable[..., ViT]
+
+
+def test_a_new_task_takes_the_backbone_and_starts_its_head_at_zero(tmp_path: Path, make_model: Make) -> None:
+    source = make_model(representation=7)
+    vitrail.save(source, tmp_path)
+    config = source.config.with_changes(classes=3, representation=None, image_size=(64, 32), drop_path=0.1)
+    model, notes = start_from(config, tmp_path, labels=["x", "y", "z"])
+    assert (model.config, model.labels, model.training) == (config, ("x", "y", "z"), True)
+    assert model.preprocess.image_size == (64, 32)
+    assert model.preprocess.mean == source.preprocess.mean
+    torch.testing.assert_close(model.blocks[1].attn.qkv.weight, source.blocks[1].attn.qkv.weight, rtol=0, atol=0)
+    assert not model.head.weight.any()
+    assert not model.head.bias.any()
+    expected = resize_positions(source.pos_embed, (4, 6), (8, 4), prefix=1)
+    torch.testing.assert_close(model.pos_embed, expected)
+    text = "\n".join(notes)
+    for part in ("of the backbone", "from a grid of 4x6 to 8x4", "width 7 dropped", "head of 3 classes starts at zero"):
+        assert part in text
+    assert "drop_path" not in text
+
+
+def test_the_head_is_kept_for_the_same_labels_only(make_model: Make) -> None:
+    source = make_model()
+    images = torch.randn(2, 3, 32, 48)
+    same, notes = start_from(source.config, source, labels="abcde")
+    torch.testing.assert_close(same.eval()(images), source(images), rtol=0, atol=0)
+    assert any("head kept" in note for note in notes)
+    for labels in ("abced", ""):
+        other, _ = start_from(source.config, source, labels=labels)
+        assert not other.head.weight.any()
+    torch.testing.assert_close(other.eval().features(images), source.features(images), rtol=0, atol=0)
+
+
+def test_grids_are_compared_and_not_counts(make_model: Make) -> None:
+    source = make_model(image_size=(32, 48))
+    turned, _ = start_from(source.config.with_changes(image_size=(48, 32)), source)
+    assert turned.pos_embed.shape == source.pos_embed.shape
+    assert not torch.allclose(turned.pos_embed, source.pos_embed)
+
+
+def test_fixed_positions_are_computed_for_the_new_grid(make_model: Make) -> None:
+    source = make_model(position="sincos2d")
+    config = source.config.with_changes(image_size=(48, 48))
+    model, notes = start_from(config, source)
+    torch.testing.assert_close(model.pos_embed, ViT(config).pos_embed, rtol=0, atol=0)
+    assert any("computed" in note for note in notes)
+
+
+def test_the_start_model_is_not_changed_by_training(make_model: Make) -> None:
+    source = make_model()
+    before = source.norm.weight.detach().clone()
+    model, _ = start_from(source.config, source)
+    with torch.no_grad():
+        model.norm.weight += 1
+    torch.testing.assert_close(source.norm.weight, before, rtol=0, atol=0)
+
+
+def test_a_choice_that_changes_the_function_is_said(make_model: Make) -> None:
+    source = make_model()
+    _, notes = start_from(source.config.with_changes(pool="avg"), source)
+    assert "model.pool was token in the start model and is avg now" in notes
+
+
+@pytest.mark.parametrize("change", [{"width": 64}, {"depth": 3}, {"pool": "map"}, {"patch_size": 4}])
+def test_another_shape_is_refused_by_name(make_model: Make, change: dict) -> None:
+    source = make_model()
+    with pytest.raises(UserError, match="do not fit"):
+        start_from(source.config.with_changes(**change), source)
