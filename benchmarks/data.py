@@ -16,12 +16,11 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
-import PIL
 import torch
-import torchvision
 from PIL import Image
 from torchvision.transforms import v2
 
@@ -185,8 +184,8 @@ def machine() -> str:
     if info.exists():
         names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
         cpu = names[0] if names else cpu
-    libraries = f"torch {torch.__version__}, torchvision {torchvision.__version__}, Pillow {PIL.__version__}"
-    return f"{cpu}, {os.cpu_count()} cores, Python {platform.python_version()}, {libraries}"
+    libraries = [f"{name} {metadata.version(name)}" for name in ("torch", "torchvision", "pillow", "simplejpeg")]
+    return f"{cpu}, {os.cpu_count()} cores, Python {platform.python_version()}, {', '.join(libraries)}"
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ ALLOWED = {
     "data": set(),
     "weights": {"model", "data"},
     "evaluation": {"model", "data", "weights"},
-    "report": {"model", "data", "evaluation"},
+    "report": {"model", "data", "weights", "evaluation"},
     "recipes": {"model", "data"},
     "prediction": {"model", "data", "weights"},
     "training": {"model", "data", "weights", "evaluation", "report", "recipes"},

@@ -13,6 +13,7 @@ from PIL import Image, ImageFile, features
 from vitrail.data import decode as decoding
 from vitrail.data.decode import ImageError, decode, open_image
 
+PILLOW_WARNS = pytest.mark.filterwarnings(r"ignore:::PIL\..*")  # as decode.py has it, where warnings are not errors
 LOSSLESS = ("PNG", "BMP", "TIFF", "PPM", "GIF", "WEBP")
 
 
@@ -60,6 +61,7 @@ def test_exif_orientation_is_applied_before_the_size_is_told(form: str, orientat
     assert np.abs(as_array(decode(data)).astype(int) - upright).max() <= (4 if form == "JPEG" else 0)
 
 
+@PILLOW_WARNS
 def test_damaged_exif_does_not_cost_the_picture() -> None:
     data = encode(smooth(20, 20), "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff" + b"\xff" * 30)
     assert decode(data).shape == (3, 20, 20)
@@ -140,6 +142,7 @@ def bomb(width: int, height: int) -> bytes:
     )
 
 
+@PILLOW_WARNS
 @pytest.mark.parametrize(("width", "height"), [(12_000, 9_000), (60_000, 60_000), (2_000_000_000, 2_000_000_000)])
 def test_too_many_pixels_are_refused_from_the_header(width: int, height: int, monkeypatch: pytest.MonkeyPatch) -> None:
     small = encode(smooth(10, 10))

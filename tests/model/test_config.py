@@ -45,7 +45,10 @@ def test_every_variant_can_be_built() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"image_size": (224, 230)}, "224x230 is not divisible by patch size 16: the nearest sizes are 224x224 and 224x240"),
+        (
+            {"image_size": (224, 230)},
+            "224x230 is not divisible by patch size 16: the nearest sizes are 224x224 and 224x240",
+        ),
         ({"width": 100, "heads": 3}, "model.width 100 is not divisible by model.heads 3"),
         ({"pool": "avrage"}, "did you mean avg"),
         ({"pool": "token", "class_token": False}, "set pool to avg or map"),

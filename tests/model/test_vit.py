@@ -10,7 +10,15 @@ from vitrail.model.vit import COLLECTABLE, DropPath
 
 
 def small(**changes: object) -> ViTConfig:
-    fields = {"image_size": (32, 48), "patch_size": 8, "width": 32, "depth": 3, "heads": 4, "mlp_width": 64, "classes": 5}
+    fields = {
+        "image_size": (32, 48),
+        "patch_size": 8,
+        "width": 32,
+        "depth": 3,
+        "heads": 4,
+        "mlp_width": 64,
+        "classes": 5,
+    }
     return ViTConfig(**{**fields, **changes})
 
 
@@ -18,7 +26,7 @@ def randomise(model: nn.Module) -> None:
     """Random weights at which every part of the model matters: none is zero or one, as initial values are."""
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point():
-            centre = 1.0 if "norm" in name and name.endswith("weight") or "running_var" in name else 0.0
+            centre = 1.0 if ("norm" in name and name.endswith("weight")) or "running_var" in name else 0.0
             tensor.copy_(centre + 0.2 * torch.randn_like(tensor).clamp(-2, 2))
 
 
@@ -123,7 +131,9 @@ def test_initial_values_have_the_papers_sizes() -> None:
     assert model.head.weight.abs().max() == 0
 
 
-@pytest.mark.parametrize("changes", [{"pool": "map", "registers": 2, "drop_path": 0.1, "dropout": 0.1}, {"stem": "conv"}])
+@pytest.mark.parametrize(
+    "changes", [{"pool": "map", "registers": 2, "drop_path": 0.1, "dropout": 0.1}, {"stem": "conv"}]
+)
 def test_it_compiles_as_one_graph(changes: dict[str, object]) -> None:
     torch.manual_seed(5)
     model = ViT(small(**changes))

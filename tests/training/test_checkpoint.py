@@ -19,9 +19,7 @@ def a_checkpoint(step: int) -> Checkpoint:
 
 
 def equal(one: Checkpoint, other: Checkpoint) -> bool:
-    same = all(
-        torch.equal(t, other.tensors[part][name]) for part, ts in one.tensors.items() for name, t in ts.items()
-    )
+    same = all(torch.equal(t, other.tensors[part][name]) for part, ts in one.tensors.items() for name, t in ts.items())
     return same and (one.step, one.state) == (other.step, other.state)
 
 

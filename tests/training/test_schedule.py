@@ -6,9 +6,7 @@ from vitrail.training.schedule import learning_rate_factor
 
 
 def curve(name: str, final_fraction: float = 0.0) -> list[float]:
-    return [
-        learning_rate_factor(s, total=100, warmup=10, name=name, final_fraction=final_fraction) for s in range(101)
-    ]
+    return [learning_rate_factor(s, total=100, warmup=10, name=name, final_fraction=final_fraction) for s in range(101)]
 
 
 def test_warm_up_rises_linearly_from_above_zero_to_one() -> None:

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import write_images
 from safetensors.torch import load_file
 
 import vitrail
+from conftest import write_images
 from vitrail.errors import UserError
 from vitrail.recipes.files import from_dict
 from vitrail.recipes.recipe import Recipe
@@ -83,7 +83,9 @@ def test_the_log_holds_loss_accuracy_and_learning_rate(image_folder: Path, tmp_p
     train = [r for r in records if r["split"] == "train"]
     assert [r["step"] for r in train] == list(range(1, 13))
     assert train[0]["lr"] == pytest.approx(2.5e-3)
-    assert train[0]["loss"] == pytest.approx(1.0986, abs=1e-3)  # the head starts at zero: an even guess of three classes
+    assert train[0]["loss"] == pytest.approx(
+        1.0986, abs=1e-3
+    )  # the head starts at zero: an even guess of three classes
     assert [r["step"] for r in records if r["split"] == "val"] == [4, 8, 12]
 
 

@@ -116,7 +116,10 @@ class Preprocess:
                 raise UserError(f"preprocess.{key} is unknown; {did_you_mean(key, known)}")
         if "image_size" not in values:
             raise UserError("preprocess.image_size is missing; it is the (height, width) that the model takes")
-        return cls(**values)
+        try:
+            return cls(**values)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"preprocess: not a usable contract ({error}): {dict(values)}") from error
 
     def _resized(self, size: tuple[int, int]) -> tuple[int, int]:
         """The (height, width) that an image of ``size`` has after the resize, before the crop or the padding."""
@@ -145,7 +148,7 @@ class Preprocess:
 
 
 def resample(image: torch.Tensor, size: tuple[int, int], interpolation: str) -> torch.Tensor:
-    """Antialiased resize, uint8 (C, H, W) -> uint8 (C, *size). Agrees with Pillow's to one grey level."""
+    """Antialiased resize, uint8 (C, H, W) -> uint8 (C, *size). Agrees with Pillow's to a grey level or two."""
     if tuple(image.shape[-2:]) == tuple(size):
         return image
     # torch resizes interleaved pixels twice as fast, if the strides say clearly that they are interleaved

@@ -1,5 +1,6 @@
 """What a run is to do: the recipe, chosen or given, and its data; and the folder that it is written to."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,14 @@ def new_folder(folder: Path | None, name: str) -> Path:
                 f"{folder} {what}: choose another --out" + (", or go on with --resume" if "run" in what else "")
             )
         return folder
-    base, number = Path("runs") / name, 1
+    base, number = Path("runs") / short_name(name), 1
     while (candidate := base if number == 1 else base.with_name(f"{base.name}-{number}")).exists():
         number += 1
     return candidate
+
+
+def short_name(data: str) -> str:
+    """A name for files and titles: ``hf:owner/pets`` and ``photos/pets.csv`` are ``pets``."""
+    last = Path(data.removeprefix("hf:")).resolve().name
+    stem = re.sub(r"\.(csv|tsv|jsonl|ndjson|parquet|tar)$", "", last)
+    return re.sub(r"[^\w.-]+", "-", stem).strip("-.") or "run"

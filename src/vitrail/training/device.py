@@ -1,12 +1,13 @@
 """Where a run computes and how: the processes that torchrun started, the device, the precision, compiling."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
+from torch import nn
 
 from vitrail.errors import UserError
 
@@ -36,6 +37,14 @@ class Devices:
             dist.all_reduce(value)
             value /= self.world
         return value
+
+    def share_buffers(self, model: nn.Module, average: Mapping[str, torch.Tensor]) -> None:
+        """Give every process the first one's batch statistics, of the model and of its average: each has seen its own images."""
+        if self.world > 1:
+            for name, buffer in model.named_buffers():
+                dist.broadcast(buffer, 0)
+                if name in average:
+                    dist.broadcast(average[name], 0)
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is set in any process."""

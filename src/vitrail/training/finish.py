@@ -1,6 +1,5 @@
 """The end of a run: the best model on images it has not seen, and the report."""
 
-import platform
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +10,9 @@ from vitrail.data.samples import Samples
 from vitrail.evaluation.metrics import Evaluation, evaluate_logits
 from vitrail.evaluation.run import predict_logits
 from vitrail.model import cost
+from vitrail.report.cost import machine_rows, model_rows
 from vitrail.report.page import ReportData, write_report
+from vitrail.training.decide import short_name
 from vitrail.training.loop import Loop, evaluation_batch
 from vitrail.training.progress import clock
 from vitrail.weights.folder import load_folder, save
@@ -70,8 +71,9 @@ def _page(
 ) -> ReportData:
     plan = loop.plan
     n, recipe = len(plan.train.samples), plan.recipe
+    millions = sum(cost.parameters(plan.config).values()) / 1e6
     return ReportData(
-        title=f"{plan.name}: a Vision Transformer of {sum(cost.parameters(plan.config).values()) / 1e6:.1f} M parameters",
+        title=f"{short_name(plan.name)}: a Vision Transformer of {millions:.1f} M parameters",
         subtitle=f"{len(plan.labels)} classes, {n:,} training images, {plan.steps:,} steps",
         notes=notes,
         evaluation=evaluation,
@@ -85,26 +87,15 @@ def _page(
 
 
 def _cost(loop: Loop) -> dict[str, str]:
-    plan, device = loop.plan, loop.devices.device
-    h, w = plan.config.image_size
-    flops = sum(cost.flops(plan.config).values())
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    plan, device, seconds = loop.plan, loop.devices.device, loop.state.seconds
+    seen = plan.steps * plan.recipe.batch_size
     rows = {
-        "parameters": f"{sum(cost.parameters(plan.config).values()):,}",
-        "image": f"{h}x{w} pixels, {plan.config.tokens} tokens",
-        "FLOPs of one image": f"{flops / 1e9:.2f} G",
-        "training": f"{clock(loop.state.seconds)}, evaluations included",
-        "images seen": f"{plan.steps * plan.recipe.batch_size:,}",
-        "speed": f"{plan.steps * plan.recipe.batch_size / max(loop.state.seconds, 1e-9):,.0f} images/s",
-        "device": f"{loop.devices.world} x {device.type} ({name}), {loop.train_step.precision}",
-        "software": f"vitrail {_version()}, torch {torch.__version__}, Python {platform.python_version()}",
+        **model_rows(plan.config),
+        "training": f"{clock(seconds)}, evaluations included",
+        "images seen": f"{seen:,}",
+        "speed": f"{seen / max(seconds, 1e-9):,.0f} images/s",
+        **machine_rows(device, loop.devices.world, loop.train_step.precision),
     }
     if device.type == "cuda":
         rows["GPU memory"] = f"{torch.cuda.max_memory_allocated(device) / 1e9:.1f} GB at most"
     return rows
-
-
-def _version() -> str:
-    from importlib.metadata import version
-
-    return version("vitrail")

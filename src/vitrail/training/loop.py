@@ -69,8 +69,9 @@ class Loop:
                 self.pace.restart()
             state.seconds = time.monotonic() - started
             every = plan.recipe.checkpoint.every
+            due = evaluated if every is None else state.step % every == 0 or last
             stopping = self._stopping()
-            if stopping or (state.step % every == 0 if every else evaluated):
+            if stopping or due:
                 self._checkpoint()
             if stopping and not last:
                 self._stop()
@@ -134,6 +135,7 @@ class Loop:
         val = self.plan.val
         if val is None:
             return None
+        self.devices.share_buffers(self.state.model, self.state.ema.tensors if self.state.ema else {})
         averaged = self.state.ema.in_place_of(self.state.model) if self.state.ema else nullcontext()
         with averaged:
             logits, targets = predict_logits(

@@ -158,11 +158,10 @@ def _batches(plan: Plan, state: RunState, place: Devices, workers: int) -> Train
 
 
 def _workers(recipe: Recipe, place: Devices) -> int:
-    """Processes that load images: as wanted; else what the machine has, shared out, less one for the model on a CPU."""
+    """Processes that load images: as wanted; else the machine's cores, shared out, less one for the model on a CPU."""
     if recipe.data.workers is not None:
         return recipe.data.workers
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    share = cores // place.world
+    share = (os.cpu_count() or 1) // place.world
     return max(0, min(share - (place.device.type == "cpu"), 16))
 
 

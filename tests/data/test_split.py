@@ -1,0 +1,102 @@
+"""The split: a sample's side is its own, whatever other files come or go."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vitrail.data.split import fixed_share, held_out, split_of, split_of_file
+
+LABELS = ("cat", "dog", "emu")
+
+
+def names_and_targets(count: int, seed: int = 0) -> tuple[list[str], np.ndarray]:
+    rng = np.random.default_rng(seed)
+    targets = rng.integers(0, 3, count)
+    return [f"{LABELS[target]}/{rng.integers(10**9)}.jpg" for target in targets], targets
+
+
+def test_adding_files_moves_no_other_file() -> None:
+    names, targets = names_and_targets(600)
+    before = held_out(names[:400], targets[:400], LABELS, 0.2)
+    after = held_out(names, targets, LABELS, 0.2)
+    assert np.array_equal(after[:400], before)
+
+
+def test_order_and_outer_folders_do_not_matter() -> None:
+    names, targets = names_and_targets(200)
+    side = held_out(names, targets, LABELS, 0.3)
+    order = np.random.default_rng(1).permutation(200)
+    assert np.array_equal(held_out([names[i] for i in order], targets[order], LABELS, 0.3), side[order])
+    assert np.array_equal(held_out([f"data/train/{name}" for name in names], targets, LABELS, 0.3), side)
+    assert np.array_equal(held_out([name.replace("/", "\\") for name in names], targets, LABELS, 0.3), side)
+
+
+def test_order_of_classes_does_not_matter() -> None:
+    names, targets = names_and_targets(200)
+    renumbered = held_out(names, 2 - targets, LABELS[::-1], 0.3)
+    assert np.array_equal(renumbered, held_out(names, targets, LABELS, 0.3))
+
+
+@pytest.mark.parametrize("fraction", [0.05, 0.2, 0.5])
+def test_share_is_about_the_asked_one_in_every_class(fraction: float) -> None:
+    names, targets = names_and_targets(6000)
+    side = held_out(names, targets, LABELS, fraction)
+    for target in range(3):
+        error = 4 * (fraction * (1 - fraction) / (targets == target).sum()) ** 0.5
+        assert abs(side[targets == target].mean() - fraction) < error
+
+
+def test_larger_share_only_adds_to_validation() -> None:
+    names, targets = names_and_targets(900)
+    small, large = held_out(names, targets, LABELS, 0.1), held_out(names, targets, LABELS, 0.3)
+    assert (large >= small).all()
+    assert large.sum() > small.sum()
+
+
+@pytest.mark.parametrize("fraction", [0.001, 0.999])
+def test_no_class_is_missing_on_either_side(fraction: float) -> None:
+    names, targets = names_and_targets(40)
+    side = held_out(names, targets, LABELS, fraction)
+    for target in range(3):
+        assert 0 < side[targets == target].sum() < (targets == target).sum()
+
+
+def test_single_file_of_a_class_is_for_training() -> None:
+    for number in range(30):
+        side = held_out([f"{number}.jpg", "a.jpg", "b.jpg"], np.array([0, 1, 1]), LABELS, 0.9)
+        assert not side[0]
+
+
+def test_fraction_of_zero_holds_nothing_out() -> None:
+    names, targets = names_and_targets(40)
+    assert not held_out(names, targets, LABELS, 0.0).any()
+
+
+def test_fixed_share_is_exact_and_independent_of_validation() -> None:
+    names, targets = names_and_targets(3000)
+    test = fixed_share(names, targets, LABELS, 0.2)
+    for target in range(3):
+        assert test[targets == target].sum() == round(0.2 * (targets == target).sum())
+    assert abs(held_out(names, targets, LABELS, 0.2)[~test].mean() - 0.2) < 0.04
+
+
+def test_splits_are_told_by_names_of_folders_and_files(tmp_path: Path) -> None:
+    assert [split_of(name) for name in ("Train", " validation ", "valid", "TEST", "cats")] == [
+        "train",
+        "val",
+        "val",
+        "test",
+        None,
+    ]
+    told = {
+        "train-00000-of-00002.parquet": "train",
+        "val_03.tar": "val",
+        "data/test-0.parquet": "test",
+        "default/validation/0000.parquet": "val",
+        "test000.tar": "test",
+        "testimony-0.tar": "train",
+        "shard-0.tar": "train",
+    }
+    assert {name: split_of_file(tmp_path / name, tmp_path) for name in told} == told
+    assert split_of_file(tmp_path / "test-0.tar", tmp_path / "test-0.tar") == "test"

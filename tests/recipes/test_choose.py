@@ -1,0 +1,59 @@
+"""Without a recipe one is chosen from the data, and the reasons are said."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from conftest import write_images
+from vitrail.data.open import Dataset, open_data
+from vitrail.data.samples import Samples
+from vitrail.recipes import files
+from vitrail.recipes.choose import PLENTY, choose, give_size
+
+
+def data_of(tmp_path: Path, size: tuple[int, int]) -> Dataset:
+    return open_data(write_images(tmp_path / "d", {"a": 4, "b": 4}, size=size))
+
+
+def test_little_data_gets_the_small_recipe_with_a_conv_stem(tmp_path: Path) -> None:
+    choice = choose(data_of(tmp_path, (100, 120)), source="photos", init=None, named_variant=False)
+    assert choice.recipe == files.load("small")
+    assert choice.recipe.model["stem"] == "conv"
+    assert any("convolutional stem" in reason for reason in choice.reasons)
+
+
+def test_a_start_model_digits_and_a_million_images_have_their_own(tmp_path: Path) -> None:
+    data = data_of(tmp_path, (20, 20))
+    assert choose(data, source="photos", init="model", named_variant=False).recipe == files.load("finetune")
+    assert choose(data, source="digits", init=None, named_variant=False).recipe == files.load("digits")
+    many = Samples(range(PLENTY), np.zeros(PLENTY, np.int64), ("a", "b"), lambda i: b"")
+    large = Dataset("large", ("a", "b"), many, None, None)
+    assert choose(large, source="large", init=None, named_variant=False).recipe == files.load("imagenet")
+
+
+@pytest.mark.parametrize(
+    ("size", "image_size", "patch_size"),
+    [((500, 375), 64, 8), ((100, 100), 64, 8), ((32, 32), 32, 4), ((28, 28), 28, 4), ((50, 40), 32, 4), ((8, 8), 8, 2)],
+)
+def test_images_of_any_size_become_about_64_tokens(
+    tmp_path: Path, size: tuple[int, int], image_size: int, patch_size: int
+) -> None:
+    recipe, reasons = give_size(files.load("small"), data_of(tmp_path, size))
+    assert (recipe.image_size, recipe.model["patch_size"]) == ((image_size, image_size), patch_size)
+    assert f"{image_size}x{image_size}" in reasons[0]
+    recipe.vit_config(classes=2)
+
+
+@pytest.mark.parametrize(("size", "image_size"), [((500, 375), 224), ((100, 120), 96), ((20, 20), 64)])
+def test_a_named_variant_takes_224_pixels_or_what_the_images_have(
+    tmp_path: Path, size: tuple[int, int], image_size: int
+) -> None:
+    named = files.changed(files.load("small"), {"model.variant": "S/16"})
+    recipe, _ = give_size(named, data_of(tmp_path, size))
+    assert recipe.image_size == (image_size, image_size)
+
+
+def test_a_given_size_is_kept(tmp_path: Path) -> None:
+    named = files.changed(files.load("small"), {"image_size": (40, 80)})
+    assert give_size(named, data_of(tmp_path, (500, 375)))[0].image_size == (40, 80)

@@ -1,0 +1,98 @@
+"""Recipes say every hyper-parameter, and refuse what they do not know."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from vitrail.errors import UserError
+from vitrail.recipes import files
+from vitrail.recipes.recipe import Recipe, documented_keys, known_keys
+
+
+@pytest.mark.parametrize("name", files.shipped())
+def test_every_shipped_recipe_is_valid_and_opens_with_its_command(name: str) -> None:
+    files.load(name)
+    comment = [line for line in files.text(name).splitlines() if line.startswith("#")]
+    assert comment[0].startswith(f"# {name}: ")
+    assert any("vitrail" in line for line in comment)
+
+
+def test_the_promised_recipes_are_there() -> None:
+    promised = {"small", "imagenet", "paper-pretrain", "paper-finetune", "finetune", "deit3", "digits"}
+    assert promised <= set(files.shipped())
+
+
+def test_every_key_is_documented() -> None:
+    for key, (_, meaning) in documented_keys().items():
+        assert len(meaning) > 8, key
+    for key in ("optimizer.lr", "schedule.warmup_steps", "model.pool", "data.val_fraction", "checkpoint.keep", "seed"):
+        assert key in known_keys()
+
+
+def test_set_changes_one_value_by_its_path() -> None:
+    recipe = files.load("small")
+    settings = files.parse_settings(["optimizer.lr=3e-4", "model.pool=map", "augment.scale=[0.1, 1]", "ema.decay=0"])
+    changed = files.changed(recipe, settings)
+    assert changed.optimizer.lr == 3e-4
+    assert changed.model["pool"] == "map"
+    assert changed.augment.scale == (0.1, 1.0)
+    assert changed.ema.decay == 0
+    assert recipe.optimizer.lr != 3e-4
+
+
+def test_steps_take_the_place_of_epochs() -> None:
+    changed = files.changed(files.load("small"), {"steps": 100, "schedule.warmup_steps": 7})
+    assert (changed.steps, changed.epochs) == (100, None)
+    assert (changed.schedule.warmup_steps, changed.schedule.warmup_epochs) == (7, None)
+
+
+def test_naming_a_variant_takes_away_the_recipes_own_sizes() -> None:
+    recipe = files.changed(files.load("small"), {"model.variant": "S/16", "model.depth": 3})
+    config = recipe.vit_config(classes=10, image_size=(32, 32))
+    assert (config.width, config.depth, config.stem, config.patch_size) == (384, 3, "linear", 16)
+    assert config.pool == files.load("small").model["pool"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"optimizer.lrr": 1}, "unknown key 'optimizer.lrr': did you mean lr?"),
+        ({"optimiser.lr": 1}, "unknown key 'optimiser.lr': did you mean optimizer.lr"),
+        ({"optimizer": 1}, "optimizer is a group: set one of its keys, such as optimizer.name"),
+        ({"optimizer.lr": -1}, "optimizer.lr: Input should be greater than 0, not -1"),
+        ({"optimizer.name": "adm"}, "'adamw', 'adam', 'sgd' or 'muon', not 'adm'"),
+        ({"model.pol": "avg"}, "did you mean pool"),
+        ({"model.dropout": 0.1}, "unknown key 'model.dropout'"),
+        ({"optimizer.accumulate": 7}, "batch_size must be divisible by optimizer.accumulate"),
+    ],
+)
+def test_what_is_wrong_is_named(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        files.changed(files.load("small"), changes)
+    assert message in str(caught.value)
+
+
+def test_a_persons_own_recipe_is_the_same_kind_of_file(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("epochs: 3\noptimizer: {lr: 1.0e-4}\nimage_size: 64\n")
+    assert files.load(path).image_size == (64, 64)
+    path.write_text("epochs: 3\noptimizer: {learning_rate: 1}\n")
+    with pytest.raises(UserError, match=r"mine.yaml: unknown key 'optimizer.learning_rate'"):
+        files.load(path)
+    path.write_text("epochs: [\n")
+    with pytest.raises(UserError, match="is not YAML"):
+        files.load(path)
+    with pytest.raises(UserError, match="no such recipe file"):
+        files.load(tmp_path / "none.yaml")
+    with pytest.raises(UserError, match="unknown recipe 'smal': did you mean small"):
+        files.load("smal")
+
+
+def test_a_saved_recipe_has_every_value_and_loads_as_itself(tmp_path: Path) -> None:
+    recipe = files.changed(files.load("finetune"), {"seed": 5, "image_size": (32, 48)})
+    files.save(recipe, tmp_path / "recipe.yaml")
+    assert files.load(tmp_path / "recipe.yaml") == recipe
+    saved = yaml.safe_load((tmp_path / "recipe.yaml").read_text())
+    assert saved.keys() == Recipe.model_fields.keys()
+    assert saved["optimizer"].keys() == type(recipe.optimizer).model_fields.keys()
