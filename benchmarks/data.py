@@ -184,7 +184,9 @@ def machine() -> str:
     if info.exists():
         names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
         cpu = names[0] if names else cpu
-    libraries = [f"{name} {metadata.version(name)}" for name in ("torch", "torchvision", "pillow", "simplejpeg")]
+    installed = {package.name.lower(): package.version for package in metadata.distributions()}
+    names = ("torch", "torchvision", "pillow", "simplejpeg")
+    libraries = [f"{name} {installed.get(name, '(not installed)')}" for name in names]
     return f"{cpu}, {os.cpu_count()} cores, Python {platform.python_version()}, {', '.join(libraries)}"
 
 

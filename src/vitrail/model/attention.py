@@ -37,12 +37,11 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, explicit: bool = False) -> tuple[Tensor, Tensor | None]:
         """The output and, if ``explicit``, the attention weights (B, H, N, N)."""
-        B, N, _ = x.shape
-        q, k, v = self.qkv(x).reshape(B, N, 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in self.qkv(x).chunk(3, dim=-1))
         dropout = self.dropout if self.training else 0.0
         weights = None
         if explicit:
             heads, weights = attend_explicitly(q, k, v, dropout)
         else:
             heads = attend(q, k, v, dropout)
-        return self.proj_drop(self.proj(heads.transpose(1, 2).reshape(B, N, -1))), weights
+        return self.proj_drop(self.proj(heads.transpose(1, 2).flatten(2))), weights

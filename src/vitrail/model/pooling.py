@@ -25,8 +25,8 @@ class AttentionPool(nn.Module):
         self.mlp = mlp(D, config.mlp_width, config.activation, config.dropout)
 
     def forward(self, z: Tensor) -> Tensor:
-        B, N, D = z.shape
+        B, _, D = z.shape
         q = self.q(self.latent.expand(B, -1, -1)).reshape(B, 1, self.heads, -1).transpose(1, 2)
-        k, v = self.kv(z).reshape(B, N, 2, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in self.kv(z).chunk(2, dim=-1))
         x = self.proj(attend(q, k, v).transpose(1, 2).reshape(B, 1, D))
         return (x + self.mlp(self.norm(x)))[:, 0]

@@ -52,7 +52,9 @@ def give_size(recipe: Recipe, data: Dataset) -> tuple[Recipe, list[str]]:
     if "variant" in recipe.model or "patch_size" in recipe.model:
         p = patch_size(recipe)
         size = max(p * 4, min(224, side) // p * p)
-        return files.changed(recipe, {"image_size": (size, size)}), [f"image size {size}x{size}: the images are about {h}x{w}"]
+        return files.changed(recipe, {"image_size": (size, size)}), [
+            f"image size {size}x{size}: the images are about {h}x{w}"
+        ]
     p = 8 if side >= 64 else 4 if side >= 16 else 2
     size = max(p * 4, min(8 * p, side) // p * p)
     reason = f"image size {size}x{size} in patches of {p}: the images are about {h}x{w}"
