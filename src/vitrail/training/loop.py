@@ -115,10 +115,10 @@ class Loop:
                     "top1": window.correct / (window.steps * plan.recipe.batch_size),
                     "lr": lr,
                     "gradient_norm": window.gradient_norm / window.steps if plan.recipe.optimizer.clip else None,
-                    "images_per_second": round(speed, 1),
+                    "images_per_second": round(speed, 1) if speed else None,
                 }
             )
-        left = (plan.steps - state.step) * plan.recipe.batch_size / max(speed, 1e-9)
+        left = (plan.steps - state.step) * plan.recipe.batch_size / speed if speed else None
         self.progress.update(state.step, epoch=epoch, loss=loss, images_per_second=speed, seconds_left=left)
         state.window = Window()
 
@@ -196,16 +196,18 @@ class Loop:
 
 
 class _Pace:
-    """Images per second over the latest steps, the first two after a start or an evaluation left out."""
+    """Images per second since the last evaluation; the first two steps after a pause are left out, as they are slower."""
 
     def __init__(self, batch_size: int) -> None:
         self.batch_size = batch_size
         self.total_measured = 0.0
+        self.known = 0.0
         self.restart()
 
     def restart(self) -> None:
         """Begin anew: what lies between was no training."""
-        self.steps, self.since, self.latest = -2, time.monotonic(), time.monotonic()
+        self.steps, self.since = -2, time.monotonic()
+        self.latest = self.since
 
     def tick(self) -> None:
         """A step is done."""
@@ -213,13 +215,14 @@ class _Pace:
         self.steps += 1
         if self.steps > 0:
             self.total_measured += now - self.latest
+            self.known = self.steps * self.batch_size / (now - self.since)
         elif self.steps == 0:
             self.since = now
         self.latest = now
 
     def images_per_second(self) -> float:
-        steps = self.steps if self.steps > 0 else self.steps + 2
-        return steps * self.batch_size / max(self.latest - self.since, 1e-9)
+        """The speed; 0 before the third step of a run."""
+        return self.known
 
 
 def evaluation_batch(plan: Plan, devices: Devices) -> int:

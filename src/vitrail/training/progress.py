@@ -36,9 +36,13 @@ class TrainingProgress:
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, at: TracebackType | None) -> None:
         self._bar.stop()
 
-    def update(self, step: int, *, epoch: float, loss: float, images_per_second: float, seconds_left: float) -> None:
+    def update(
+        self, step: int, *, epoch: float, loss: float, images_per_second: float, seconds_left: float | None
+    ) -> None:
         """Show the state after ``step`` steps; on a plain output at most one line every ten seconds."""
-        text = f"epoch {epoch:.1f}  loss {loss:.3f}  {images_per_second:,.0f} images/s  {clock(seconds_left)} left"
+        text = f"epoch {epoch:.1f}  loss {loss:.3f}"
+        if seconds_left is not None:
+            text += f"  {images_per_second:,.0f} images/s  {clock(seconds_left)} left"
         if self._live:
             self._bar.update(self._task, completed=step, description=text)
         elif not self.quiet and (step == self.total or time.monotonic() - self._last_plain >= _PLAIN_EVERY):
