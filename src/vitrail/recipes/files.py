@@ -3,8 +3,9 @@
 The shipped recipes are the YAML files beside this module; a person's own is the same kind of file.
 """
 
+import itertools
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -92,9 +93,16 @@ def parse_settings(settings: Iterable[str]) -> dict[str, Any]:
     return parsed
 
 
-def save(recipe: Recipe, path: Path) -> None:
-    """Write every value as YAML."""
-    path.write_text(yaml.safe_dump(recipe.to_dict(), sort_keys=False, default_flow_style=None), encoding="utf-8")
+def save(recipe: Recipe, path: Path, comments: Sequence[str] = ()) -> None:
+    """Write every value as YAML, below ``comments``, one a line."""
+    values = yaml.safe_dump(recipe.to_dict(), sort_keys=False, default_flow_style=None)
+    path.write_text("".join(f"# {' '.join(line.split())}\n" for line in comments) + values, encoding="utf-8")
+
+
+def comments(path: Path) -> list[str]:
+    """The comments that ``save`` wrote."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [line.removeprefix("# ") for line in itertools.takewhile(lambda line: line.startswith("# "), lines)]
 
 
 def _scalar(text: str) -> Any:

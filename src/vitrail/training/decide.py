@@ -47,7 +47,7 @@ def saved(
                 f"--resume goes on with {folder / 'recipe.yaml'}, where {path} is {own}, not {other}: leave it out"
             )
     dataset = open_data(own_recipe.data.source or "digits", val_fraction=own_recipe.data.val_fraction)
-    return own_recipe, dataset, []
+    return own_recipe, dataset, files.comments(folder / "recipe.yaml")
 
 
 def _at(recipe: Recipe, path: str) -> Any:

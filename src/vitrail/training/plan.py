@@ -81,7 +81,7 @@ def make_plan(recipe: Recipe, data: Dataset, *, world: int = 1) -> Plan:
         preprocess=preprocess,
         augment=augment,
         steps=steps,
-        warmup=min(_warmup(recipe, per_epoch), steps),
+        warmup=_warmup(recipe, steps, per_epoch),
         evaluate_every=recipe.evaluate.every or max(per_epoch, math.ceil(steps / 20)),
         notes=(*_note("train", train), *_note("val", val), *_note("test", test)),
     )
@@ -163,8 +163,9 @@ def _resolved(recipe: Recipe, config: ViTConfig, preprocess: Preprocess) -> Reci
     return changed(recipe, {"image_size": config.image_size, **pixels})
 
 
-def _warmup(recipe: Recipe, per_epoch: int) -> int:
+def _warmup(recipe: Recipe, steps: int, per_epoch: int) -> int:
+    """Steps of warm-up; epochs of it take at most a fifth of the run, so that a shortened run still has a schedule."""
     schedule = recipe.schedule
     if schedule.warmup_steps is not None:
-        return schedule.warmup_steps
-    return round((schedule.warmup_epochs or 0) * per_epoch)
+        return min(schedule.warmup_steps, steps)
+    return min(round((schedule.warmup_epochs or 0) * per_epoch), steps // 5)

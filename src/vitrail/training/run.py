@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ def train(
         UserError: unusable input, found before anything is written.
         Stopped: the run was asked to stop by a signal, and has saved its state.
     """
-    with devices() as place, stop_requests() as stop, torch.random.fork_rng():
+    with devices() as place, _own_randomness(place):
         folder = Path(out) if out else None
         going_on = resume and folder is not None and (folder / "recipe.yaml").is_file()
         if going_on:
@@ -66,6 +67,8 @@ def train(
         else:
             resolved, dataset, reasons = decide(recipe, data, dict(changes or {}))
             folder = new_folder(folder, dataset.name)
+            if resume:
+                reasons = [f"no run in {folder} yet: this one starts from the beginning", *reasons]
         plan = make_plan(resolved, dataset, world=place.world)
         precision = resolve_precision(resolved.precision, place.device)
         memory = check_memory(plan.recipe, plan.config, device=place.device, world=place.world, precision=precision)
@@ -78,18 +81,25 @@ def train(
             progress.say(line)
         if going_on:
             _restore(state, folder, progress, place)
-        elif place.first:
-            folder.mkdir(parents=True, exist_ok=True)
-            files.save(plan.recipe, folder / "recipe.yaml")
+        else:
+            place.barrier()  # every process has found the folder free before the first one makes it
+            if place.first:
+                folder.mkdir(parents=True, exist_ok=True)
+                files.save(plan.recipe, folder / "recipe.yaml", comments=reasons)
         place.barrier()
 
         step = _train_step(plan, state, place, precision)
         workers = _workers(resolved, place)
-        loop = Loop(plan, state, step, place, folder, progress, stop, workers)
-        if state.step < plan.steps:
-            with progress:
+        with progress, stop_requests() as stop:
+            loop = Loop(plan, state, step, place, folder, progress, stop, workers)
+            if state.step < plan.steps:
                 loop.run(_batches(plan, state, place, workers))
         return finish(loop, [*reasons, *plan.notes, *started])
+
+
+def _own_randomness(place: Devices) -> AbstractContextManager[None]:
+    """Leave the caller's random state as it was: a run seeds torch's generators at every step."""
+    return torch.random.fork_rng([place.device] if place.device.type == "cuda" else [])
 
 
 def _model(plan: Plan) -> tuple[ViT, list[str]]:

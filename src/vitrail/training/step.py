@@ -53,7 +53,7 @@ class TrainStep:
 
     def __call__(self, step: int, batch: Batch) -> StepResult:
         self.model.train()
-        rng = seed_step(self.recipe.seed, step, self.devices.rank)
+        rng = seed_step(self.recipe.seed, step, self.devices)
         images, targets = self._prepare(batch, rng)
         lr = self.optimisers.set_learning_rate(self._factor(step))
         loss, correct = self._backward(images, targets)
@@ -109,10 +109,15 @@ class TrainStep:
         return nn.utils.clip_grad_norm_(self.model.parameters(), limit) if limit else None
 
 
-def seed_step(seed: int, step: int, rank: int) -> np.random.Generator:
+def seed_step(seed: int, step: int, devices: Devices) -> np.random.Generator:
     """Make everything drawn in a step a function of (seed, step, rank).
 
-    Seeds torch's global generators (dropout, drop path), and returns a generator for the choices of mixing.
+    Seeds torch's generators of the CPU and of the device (dropout, drop path), and returns one for the choices of mixing.
     """
-    torch.manual_seed(int(words(seed, "torch", step, rank, count=1)[0, 0] >> np.uint64(1)))
-    return step_generator(seed, step, rank)
+    word = int(words(seed, "torch", step, devices.rank, count=1)[0, 0] >> np.uint64(1))
+    torch.default_generator.manual_seed(word)
+    if devices.device.type == "cuda":
+        torch.cuda.manual_seed(word)
+    elif devices.device.type == "mps":
+        torch.mps.manual_seed(word)
+    return step_generator(seed, step, devices.rank)
