@@ -20,7 +20,7 @@ from vitrail.recipes.recipe import known_keys
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 GUIDE = [page for page in PAGES if page.name != "log.md"]  # the log says what was run then, not what to run now
-SLOW = {"README.md", "data.md", "evaluate.md", "model.md", "python.md", "train.md"}
+SLOW = {"README.md", "evaluate.md", "model.md", "python.md", "train.md"}
 OPTIONS_OF_OTHERS = {"--nproc-per-node"}  # torchrun's
 
 
@@ -113,7 +113,7 @@ def test_what_a_page_says_can_be_done(page: Path, example_folder: Path, monkeypa
             done += 1
         elif block.language == "yaml" and block.words:
             (example_folder / block.words[0]).write_text(block.text, encoding="utf-8")
-    assert done or page.name not in SLOW, f"nothing on {page.name} was run"
+    assert done or page.name in {"index.md", "contributing.md"}, f"nothing on {page.name} was run"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -155,7 +155,7 @@ def test_the_recipe_keys_that_are_named_exist() -> None:
 
 def test_the_options_that_are_named_exist() -> None:
     group = typer.main.get_command(app)
-    commands = [group, *group.commands.values()]  # type: ignore[attr-defined]
+    commands = [group, *group.commands.values()]
     known = {option for command in commands for parameter in command.params for option in parameter.opts}
     known |= {"--help", *OPTIONS_OF_OTHERS}
     for page in GUIDE:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conftest import write_images
+from stripes import write_images
 from vitrail.data.open import Dataset, open_data
 from vitrail.data.samples import Samples
 from vitrail.recipes import files

@@ -33,6 +33,14 @@ def test_the_suggested_batch_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "free" in check(monkeypatch, free, optimizer={"accumulate": parts})
 
 
+def test_the_suggested_parts_divide_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError) as caught:
+        check(monkeypatch, 10**9, batch_size=100)
+    parts = int(str(caught.value).rpartition("=")[2])
+    assert 100 % parts == 0
+    check(monkeypatch, 10**9, batch_size=100, optimizer={"accumulate": parts})
+
+
 def test_a_model_that_never_fits_is_said_to(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="smaller model"):
         check(monkeypatch, 10**8)

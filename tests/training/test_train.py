@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 import vitrail
-from conftest import write_images
+from stripes import write_images
 from vitrail.errors import UserError
 from vitrail.recipes.files import from_dict
 from vitrail.recipes.recipe import Recipe
@@ -240,6 +240,16 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(image_folder: Path, tmp_pa
     with pytest.raises(UserError, match="where optimizer.lr is 0.005, not 1.0"):
         vitrail.train(changes={"optimizer.lr": 1.0}, out=tmp_path / "run", resume=True, quiet=True)
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
+
+
+def test_the_command_that_began_a_run_also_resumes_it(image_folder: Path, tmp_path: Path) -> None:
+    own = tmp_path / "own.yaml"
+    own.write_text("steps: 2\nbatch_size: 8\nmodel: {patch_size: 8, width: 16, depth: 1, heads: 2, mlp_width: 16}\n")
+    for _ in range(2):
+        vitrail.train(own, image_folder, changes={"seed": 3}, out=tmp_path / "run", resume=True, quiet=True)
+    own.write_text(own.read_text().replace("batch_size: 8", "batch_size: 4"))
+    with pytest.raises(UserError, match="where batch_size is 8, not 4"):
+        vitrail.train(own, image_folder, out=tmp_path / "run", resume=True, quiet=True)
 
 
 def test_a_checkpoint_of_another_shape_is_refused_by_name(image_folder: Path, tmp_path: Path) -> None:

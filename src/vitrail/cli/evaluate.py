@@ -36,6 +36,7 @@ def evaluate(
         str | None, typer.Option("--json", metavar="FILE", help="Write the numbers as JSON; - for standard output.")
     ] = None,
     report: Annotated[Path | None, typer.Option(help="Write a page with pictures: an HTML file.")] = None,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out images that cannot be read.")] = False,
 ) -> None:
     """Show top-1 and top-5 accuracy, calibration, classes and confident mistakes."""
     from vitrail.cli.console import note
@@ -52,6 +53,9 @@ def evaluate(
     vit = load(model)
     name, samples, calibration = _samples(vit, model, data, split, calibrate_on)
     preprocess = _preprocess(vit, image_size)
+    if skip_bad:
+        samples = _without_bad(samples, preprocess)
+        calibration = calibration and _without_bad(calibration, preprocess)
     with devices() as place:
         vit.to(place.device)
         start = time.perf_counter()
@@ -89,12 +93,15 @@ def _samples(
 ) -> "tuple[str, Samples, Samples | None]":
     """The part to evaluate, with the name to give it, and the part to fit the temperature on."""
     from vitrail.cli.console import note
+    from vitrail.cli.runs import run_recipe, trained_on, val_fraction
     from vitrail.data.open import open_data
     from vitrail.errors import UserError
     from vitrail.evaluation.run import choose_split
 
-    # With no split named nothing is split off: where there is neither test nor val, all images are evaluated.
-    fraction = 0.0 if split is None and calibrate_on is None else _val_fraction(model)
+    recipe = run_recipe(model)
+    own = trained_on(recipe, data)
+    # With no split named nothing is split off data that are new to the model: where they have no parts, all are evaluated.
+    fraction = 0.0 if split is None and calibrate_on is None and not own else val_fraction(recipe)
     dataset = open_data(data, val_fraction=fraction, labels=vit.labels or None)
     name, samples = choose_split(dataset, split)
     calibration = None
@@ -104,6 +111,8 @@ def _samples(
             raise UserError(f"--calibrate-on {chosen}: these are the evaluated images themselves, name another split")
     if not vit.labels:
         note("the model has no class names: its outputs are taken for the data's classes in their order")
+    if split is None and own and name == "val":
+        note(f"the model was trained on {data}: the {len(samples):,} images that training held out are evaluated")
     if split is None and name == "train":
         name = "all"
         note(
@@ -113,16 +122,17 @@ def _samples(
     return name, samples, calibration
 
 
-def _val_fraction(model: str) -> float:
-    """The share that training split off as val: that of the model's own run, else the usual share."""
-    from vitrail.recipes.files import load
-    from vitrail.recipes.recipe import Data
+def _without_bad(samples: "Samples", preprocess: "Preprocess") -> "Samples":
+    """The samples that can be decoded; how many cannot is said."""
+    import os
 
-    folder = Path(model).expanduser()
-    for recipe in (folder / "recipe.yaml", folder.parent / "recipe.yaml"):
-        if recipe.is_file():
-            return load(recipe).data.val_fraction
-    return Data().val_fraction
+    from vitrail.cli.console import note
+    from vitrail.data.cache import check_images
+
+    checked = check_images(samples, preprocess, workers=os.cpu_count() or 1, skip_bad=True)
+    if checked.bad:
+        note(f"{len(checked.bad)} of {len(samples)} images cannot be used and are left out: {checked.bad[0].message}")
+    return checked.samples
 
 
 def _preprocess(vit: "ViT", image_size: str | None) -> "Preprocess":

@@ -48,7 +48,7 @@ def probe(
     from vitrail.training.device import best_device
 
     numbers = _numbers(shots)
-    train, test = _parts(data)
+    train, test = _parts(data, init or [])
     device = best_device()
     results = []
     for name, vit in _models(init or [model], image_size, train):
@@ -84,14 +84,20 @@ def _numbers(shots: str) -> list[int]:
     return [int(part) for part in parts]
 
 
-def _parts(data: str) -> "tuple[Samples, Samples]":
-    """The images to learn from and those to judge by: train and test, else train and val, else a part split off."""
+def _parts(data: str, names: list[str]) -> "tuple[Samples, Samples]":
+    """The images to learn from and those to judge by: train and test, else train and val, else a part split off.
+
+    What is split off is what the models' own training held out, so that none is judged by images it has learnt.
+    """
+    from vitrail.cli.runs import run_recipe, trained_on, val_fraction
     from vitrail.data.open import open_data
     from vitrail.errors import UserError
 
     dataset = open_data(data, val_fraction=0.0)
     if dataset.test is None and dataset.val is None:
-        dataset = open_data(data)
+        recipes = [recipe for recipe in map(run_recipe, names) if trained_on(recipe, data)]
+        fraction = min((val_fraction(recipe) for recipe in recipes), default=val_fraction(None))
+        dataset = open_data(data, val_fraction=fraction)
     test = dataset.test if dataset.test is not None else dataset.val
     if dataset.train is None or test is None:
         raise UserError(f"{data} has no {'train' if dataset.train is None else 'held-out'} part: a probe needs both")

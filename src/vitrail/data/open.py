@@ -34,7 +34,7 @@ class Dataset:
 def open_data(
     data: str | Path,
     *,
-    val_fraction: float = 0.2,
+    val_fraction: float = 0.1,
     labels: tuple[str, ...] | None = None,
     need_labels: bool = True,
 ) -> Dataset:

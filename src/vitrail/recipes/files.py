@@ -93,6 +93,14 @@ def parse_settings(settings: Iterable[str]) -> dict[str, Any]:
     return parsed
 
 
+def paths(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested values by their paths: ``{"optimizer": {"lr": 1}}`` -> ``{"optimizer.lr": 1}``."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= paths(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
 def save(recipe: Recipe, path: Path, comments: Sequence[str] = ()) -> None:
     """Write every value as YAML, below ``comments``, one a line."""
     values = yaml.safe_dump(recipe.to_dict(), sort_keys=False, default_flow_style=None)

@@ -8,7 +8,7 @@ from vitrail.data.open import Dataset, open_data
 from vitrail.errors import UserError
 from vitrail.recipes import files
 from vitrail.recipes.choose import Choice, choose, give_size
-from vitrail.recipes.recipe import Data, Recipe
+from vitrail.recipes.recipe import VARIANT_KEYS, Data, Recipe
 
 
 def decide(
@@ -37,14 +37,18 @@ def saved(
     own_recipe = files.load(folder / "recipe.yaml")
     if data is not None:
         changes["data.source"] = str(data)
-    wanted = files.changed(own_recipe, changes)
     if recipe is not None:
-        raise UserError(f"--resume goes on with {folder / 'recipe.yaml'}: leave the recipe out")
-    for path, _ in sorted(changes.items()):
+        asked = recipe if isinstance(recipe, Recipe) else files.load(recipe)
+        hidden = VARIANT_KEYS if "model.variant" in changes else ()
+        given = files.paths(asked.model_dump(exclude_unset=True))
+        changes = {**{k: v for k, v in given.items() if k.removeprefix("model.") not in hidden}, **changes}
+    wanted = files.changed(own_recipe, {k: v for k, v in changes.items() if v is not None})
+    for path in sorted(changes):
         own, other = _at(own_recipe, path), _at(wanted, path)
         if own != other:
             raise UserError(
-                f"--resume goes on with {folder / 'recipe.yaml'}, where {path} is {own}, not {other}: leave it out"
+                f"--resume goes on with {folder / 'recipe.yaml'}, where {path} is {own}, not {other}: "
+                "leave it out, or begin a new run, from this one's model with --init"
             )
     dataset = open_data(own_recipe.data.source or "digits", val_fraction=own_recipe.data.val_fraction)
     return own_recipe, dataset, files.comments(folder / "recipe.yaml")

@@ -55,7 +55,8 @@ def check_memory(recipe: Recipe, config: ViTConfig, *, device: torch.device, wor
         fits //= 2
     if step_bytes(recipe, config, batch_size=fits, precision=precision) > free:
         raise UserError(message + "no batch fits; take a smaller model or image size")
-    parts = recipe.batch_size // (fits * world)
+    whole = recipe.batch_size // world
+    parts = next(k for k in range(-(-whole // fits), whole + 1) if whole % k == 0)
     raise UserError(
         message + f"use --batch-size {fits * world * recipe.optimizer.accumulate}, "
         f"or keep it and cut it up with --set optimizer.accumulate={parts}"
@@ -63,6 +64,6 @@ def check_memory(recipe: Recipe, config: ViTConfig, *, device: torch.device, wor
 
 
 def gigabytes(count: int) -> str:
-    """Bytes for people: 0.4 GB, 12 GB."""
+    """Bytes for people: 30 MB, 0.4 GB, 12 GB."""
     value = count / 1e9
-    return f"{value:.1f} GB" if value < 10 else f"{value:.0f} GB"
+    return f"{count / 1e6:.0f} MB" if value < 0.1 else f"{value:.1f} GB" if value < 10 else f"{value:.0f} GB"

@@ -17,7 +17,6 @@ from vitrail.weights.load import read
 
 _DECODE_ALL = 20_000  # images
 _PIXEL_KEYS = ("mode", "crop_fraction", "interpolation", "mean", "std")
-_SIZE_FIELDS = {"variant", "patch_size", "width", "depth", "heads", "head_width", "mlp_width"}
 
 
 @dataclass(frozen=True)
@@ -122,7 +121,7 @@ def _from_start(recipe: Recipe, data: Dataset) -> tuple[ViTConfig, Preprocess]:
     config = start.config
     for name, wanted in recipe.model.items():
         own = getattr(config, name, None)
-        if name in _SIZE_FIELDS - {"variant"} and wanted != own:
+        if name not in ("variant", "pool") and wanted != own:
             raise UserError(
                 f"model.{name}={wanted}, but {recipe.init} has {own}: leave it out, or start from another model"
             )
@@ -135,7 +134,6 @@ def _from_start(recipe: Recipe, data: Dataset) -> tuple[ViTConfig, Preprocess]:
             details = ", ".join(f"{n} {getattr(config, n)} instead of {getattr(sizes, n)}" for n in different)
             raise UserError(f"{recipe.init} is not a {recipe.model['variant']}: it has {details}; leave --model out")
     drops = recipe.regularization
-    changes = {name: value for name, value in recipe.model.items() if name not in _SIZE_FIELDS}
     config = config.with_changes(
         classes=len(data.labels),
         image_size=recipe.image_size or config.image_size,
@@ -143,7 +141,7 @@ def _from_start(recipe: Recipe, data: Dataset) -> tuple[ViTConfig, Preprocess]:
         dropout=drops.dropout,
         attention_dropout=drops.attention_dropout,
         drop_path=drops.drop_path,
-        **changes,
+        pool=recipe.model.get("pool", config.pool),
     )
     return config, _preprocess(recipe, config, start.preprocess)
 

@@ -67,13 +67,13 @@ def train(
         else:
             resolved, dataset, reasons = decide(recipe, data, dict(changes or {}))
             folder = new_folder(folder, dataset.name)
-            if resume:
-                reasons = [f"no run in {folder} yet: this one starts from the beginning", *reasons]
         plan = make_plan(resolved, dataset, world=place.world)
         precision = resolve_precision(resolved.precision, place.device)
         memory = check_memory(plan.recipe, plan.config, device=place.device, world=place.world, precision=precision)
 
         progress = TrainingProgress(plan.steps, quiet=quiet or not place.first)
+        if resume and not going_on:
+            progress.say(f"no run in {folder} yet: this one starts from the beginning")
         model, started = _model(plan)
         model.to(place.device)
         state = RunState(model, Optimisers(model, resolved.optimizer), _ema(model, resolved))
@@ -181,6 +181,6 @@ def _describe(plan: Plan, model: ViT, place: Devices, precision: str) -> str:
     h, w = config.image_size
     return (
         f"model: {parameters / 1e6:.1f} M parameters, {h}x{w} pixels in {config.tokens} tokens; "
-        f"{n:,} images of {len(plan.labels)} classes, {plan.steps:,} steps of {plan.recipe.batch_size}, "
-        f"{plan.steps / plan.steps_per_epoch:.0f} epochs; {place.world} x {place.device}, {precision}"
+        f"{n:,} images of {len(plan.labels)} classes; steps: {plan.steps:,} of {plan.recipe.batch_size} images, "
+        f"epochs: {plan.steps / plan.steps_per_epoch:.3g}; {place.world} x {place.device}, {precision}"
     )

@@ -72,9 +72,14 @@ def parse_name(name: str) -> tuple[str, str | None, str | None]:
 
 
 def _image_column(name: str, features: Any) -> str:
-    images = [column for column, feature in features.items() if type(feature).__name__ == "Image"]
+    images = [column for column, feature in features.items() if _is_image(feature)]
     if "image" in images or len(images) == 1:
         return "image" if "image" in images else images[0]
     if not images:
         raise UserError(f"hf:{name}: no image column; the columns are {', '.join(features)}")
     raise UserError(f"hf:{name}: several image columns ({', '.join(images)}), none of them called image")
+
+
+def _is_image(feature: Any) -> bool:
+    """Whether a column is declared as images, or has their form: a struct of bytes and path."""
+    return type(feature).__name__ == "Image" or (isinstance(feature, dict) and set(feature) == {"bytes", "path"})
