@@ -113,7 +113,11 @@ def test_unusable_folder_is_one_clear_line(files: list[str], message: str, tmp_p
             "file_name,class\na.png,x\n",
             "labels are missing; column label is needed; the columns are file_name, cl",
         ),
-        ("t.csv", "file_name,label\na.png,x\nc.png,y\nd.png,y\n", r"2 of 3 image files are missing: c\.png, d\.png"),
+        (
+            "t.csv",
+            "file_name,label\np.png,x\nq.png,y\nr.png,y\n",
+            r"none of its 3 image files is there, the first is p\.png",
+        ),
         ("t.csv", "file_name,label\na.png,x\nb.png,\n", "row 2 has no label"),
         ("t.csv", "file_name,label,split\na.png,x,tran\n", r"split 'tran'; did you mean train"),
         ("t.csv", "", "it has no rows"),

@@ -9,7 +9,7 @@ from stripes import write_images
 from vitrail.data.open import Dataset, open_data
 from vitrail.data.samples import Samples
 from vitrail.recipes import files
-from vitrail.recipes.choose import PLENTY, choose, give_size
+from vitrail.recipes.choose import PLENTY, choose, epochs_for, give_size
 
 
 def data_of(tmp_path: Path, size: tuple[int, int]) -> Dataset:
@@ -18,7 +18,7 @@ def data_of(tmp_path: Path, size: tuple[int, int]) -> Dataset:
 
 def test_little_data_gets_the_small_recipe_with_a_conv_stem(tmp_path: Path) -> None:
     choice = choose(data_of(tmp_path, (100, 120)), source="photos", init=None, named_variant=False)
-    assert choice.recipe == files.load("small")
+    assert choice.recipe == files.changed(files.load("small"), {"epochs": choice.recipe.epochs})
     assert choice.recipe.model["stem"] == "conv"
     assert any("convolutional stem" in reason for reason in choice.reasons)
 
@@ -52,6 +52,10 @@ def test_a_named_variant_takes_224_pixels_or_what_the_images_have(
     named = files.changed(files.load("small"), {"model.variant": "S/16"})
     recipe, _ = give_size(named, data_of(tmp_path, size))
     assert recipe.image_size == (image_size, image_size)
+
+
+def test_fewer_images_are_seen_more_often() -> None:
+    assert [epochs_for(n, 100) for n in (20, 375, 1_500, 6_000, 90_000)] == [400, 200, 100, 50, 20]
 
 
 def test_a_given_size_is_kept(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The recipe and the image size where a person named none, and the reasons, which the program says."""
 
+import math
 from dataclasses import dataclass
 
 from vitrail.data.open import Dataset, typical_size
@@ -9,6 +10,8 @@ from vitrail.recipes.recipe import Recipe
 
 # Below this many training images a plain ViT from scratch is starved of examples (Dosovitskiy et al., 2021, figure 4).
 PLENTY = 100_000
+# The number of training images for which the epochs of the recipe small were found.
+SMALL_IMAGES = 1_500
 
 
 @dataclass(frozen=True)
@@ -30,13 +33,26 @@ def choose(data: Dataset, *, source: str, init: str | None, named_variant: bool)
         return Choice(
             files.load("imagenet"), (f"recipe imagenet: {n:,} images are enough for a plain ViT from scratch",)
         )
-    reasons = [f"recipe small: {n:,} images and no start model (--init would do better, if there is one)"]
+    small = files.load("small")
+    epochs = epochs_for(n, small.epochs or 1)
+    reasons = [
+        f"recipe small: {n:,} images and no start model (--init would do better, if there is one); "
+        f"{epochs} epochs: fewer images are seen more often"
+    ]
     if not named_variant:
         reasons.append(
             "model: a small ViT with a convolutional stem, whose built-in locality is worth more than size on little data; "
             "name a --model to have it otherwise"
         )
-    return Choice(files.load("small"), tuple(reasons))
+    return Choice(files.changed(small, {"epochs": epochs}), tuple(reasons))
+
+
+def epochs_for(n: int, epochs: float) -> int:
+    """Epochs for ``n`` images, given those for ``SMALL_IMAGES``: they fall with the root of n, from 4 times to a fifth.
+
+    So four times the images take twice the time, and a few hundred are still seen often enough.
+    """
+    return round(epochs * min(4.0, max(0.2, math.sqrt(SMALL_IMAGES / max(n, 1)))))
 
 
 def give_size(recipe: Recipe, data: Dataset) -> tuple[Recipe, list[str]]:

@@ -13,7 +13,6 @@ from vitrail.errors import UserError, did_you_mean
 
 TEXT = frozenset({".csv", ".tsv"})
 JSON_LINES = frozenset({".jsonl", ".ndjson"})
-FIRST_NAMES = 3
 MOST_CHARACTERS = 1 << 20  # of one CSV field
 
 Row = dict[str, Any]
@@ -24,7 +23,7 @@ def open_table(path: Path) -> Listing:
 
     Raises:
         UserError: the file cannot be read as a table, a column is missing, a row has no label, a split is unknown, or
-            image files are missing.
+            none of the image files is there.
     """
     rows = list(_rows(path))
     if not rows:
@@ -99,10 +98,9 @@ def _split(path: Path, number: int, row: Row) -> str:
 
 
 def _check_files(path: Path, names: list[str]) -> None:
-    missing = [name for name in names if not (path.parent / name).is_file()]
-    if missing:
-        first = ", ".join(missing[:FIRST_NAMES]) + (", ..." if len(missing) > FIRST_NAMES else "")
+    """Refuse a table none of whose files is there; some that are missing are bad images like others, found later."""
+    if not any((path.parent / name).is_file() for name in names):
         raise UserError(
-            f"{path}: {len(missing)} of {len(names)} image files are missing: {first}; "
+            f"{path}: none of its {len(names)} image files is there, the first is {names[0]}; "
             f"file_name is taken relative to {path.parent}"
         )
