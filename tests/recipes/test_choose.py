@@ -29,7 +29,9 @@ def test_a_start_model_digits_and_a_million_images_have_their_own(tmp_path: Path
     assert choose(data, source="digits", init=None, named_variant=False).recipe == files.load("digits")
     many = Samples(range(PLENTY), np.zeros(PLENTY, np.int64), ("a", "b"), lambda i: b"")
     large = Dataset("large", ("a", "b"), many, None, None)
-    assert choose(large, source="large", init=None, named_variant=False).recipe == files.load("imagenet")
+    assert choose(large, source="large", init=None, named_variant=False).recipe == (
+        files.changed(files.load("imagenet"), {"image_size": None})
+    )
 
 
 @pytest.mark.parametrize(
@@ -58,6 +60,11 @@ def test_fewer_images_are_seen_more_often() -> None:
     assert [epochs_for(n, 100) for n in (20, 375, 1_500, 6_000, 90_000)] == [400, 200, 100, 50, 20]
 
 
-def test_a_given_size_is_kept(tmp_path: Path) -> None:
-    named = files.changed(files.load("small"), {"image_size": (40, 80)})
-    assert give_size(named, data_of(tmp_path, (500, 375)))[0].image_size == (40, 80)
+def test_a_given_size_is_kept_and_gets_a_patch_size(tmp_path: Path) -> None:
+    data = data_of(tmp_path, (500, 375))
+    for size, patch_size in (((40, 80), 4), ((64, 64), 8), ((128, 96), 8), ((12, 12), 2)):
+        recipe, _ = give_size(files.changed(files.load("small"), {"image_size": size}), data)
+        assert (recipe.image_size, recipe.model["patch_size"]) == (size, patch_size)
+        recipe.vit_config(classes=2)
+    named = files.changed(files.load("small"), {"image_size": (48, 48), "model.variant": "S/16"})
+    assert give_size(named, data)[0] == named

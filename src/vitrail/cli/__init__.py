@@ -64,8 +64,8 @@ def _fail(error: Exception, code: int, prefix: str = "") -> None:
         import traceback
 
         traceback.print_exception(error)
-    if os.environ.get("RANK", "0") == "0":
-        _say(f"error: {prefix}{error}")
+    rank = os.environ.get("RANK", "0")
+    _say(f"error: {prefix}{error}" if rank == "0" else f"[process {rank}] error: {prefix}{error}")
     sys.exit(code)
 
 

@@ -1,7 +1,10 @@
 """Position embeddings: how a token learns where in the image its patch lies.
 
-To add one: write a class with the two methods of ``Position`` and give it a name in ``KINDS`` (and in
-``config.POSITIONS``). Shapes: P prefix tokens (class token, registers), h w grid rows and columns, D width.
+To add one that is a table added to the tokens: write a class with the two methods of ``Position`` and give it a name in
+``KINDS`` (and in ``config.POSITIONS``). One that acts on queries, keys or attention logits (relative, rotary) needs a third
+method, which ``attention.Attention`` calls with q, k and the grid.
+
+Shapes: P prefix tokens (class token, registers), h w grid rows and columns, D width.
 """
 
 import math

@@ -22,29 +22,40 @@ class Choice:
     reasons: tuple[str, ...]
 
 
-def choose(data: Dataset, *, source: str, init: str | None, named_variant: bool) -> Choice:
-    """A recipe from whether there is a start model, and from the number of images."""
+def choose(data: Dataset, *, source: str, init: str | None, named_variant: bool, named_length: bool = False) -> Choice:
+    """A recipe from whether there is a start model, and from the number of images.
+
+    Args:
+        data, source: the images, and how they were named.
+        init: the start model, if there is one.
+        named_variant: whether the person named a variant of the model.
+        named_length: whether the person named epochs or steps.
+    """
     n = len(data.train) if data.train is not None else 0
     if init:
         return Choice(files.load("finetune"), (f"recipe finetune: the run starts from {init}",))
     if source == "digits" and not named_variant:
         return Choice(files.load("digits"), ("recipe digits: made for the built-in 8x8 images",))
     if n >= PLENTY:
-        return Choice(
-            files.load("imagenet"), (f"recipe imagenet: {n:,} images are enough for a plain ViT from scratch",)
-        )
+        reason = f"recipe imagenet: {n:,} images are enough for a plain ViT from scratch"
+        # its 224 pixels suit photographs; what suits these images is for give_size to say
+        return Choice(files.changed(files.load("imagenet"), {"image_size": None}), (reason,))
     small = files.load("small")
     epochs = epochs_for(n, small.epochs or 1)
-    reasons = [
-        f"recipe small: {n:,} images and no start model (--init would do better, if there is one); "
-        f"{epochs} epochs: fewer images are seen more often"
-    ]
+    reasons = [f"recipe small: {n:,} images and no start model (--init would do better, if there is one)"]
+    if not named_length:
+        reasons.append(f"epochs: {epochs}, as fewer images are seen more often")
     if not named_variant:
         reasons.append(
             "model: a small ViT with a convolutional stem, whose built-in locality is worth more than size on little data; "
             "name a --model to have it otherwise"
         )
     return Choice(files.changed(small, {"epochs": epochs}), tuple(reasons))
+
+
+def patch_for(side: int) -> int:
+    """The patch size that cuts an image with this shorter side into some 64 patches, at most 8 pixels wide."""
+    return 8 if side >= 64 else 4 if side >= 16 else 2
 
 
 def epochs_for(n: int, epochs: float) -> int:
@@ -61,17 +72,23 @@ def give_size(recipe: Recipe, data: Dataset) -> tuple[Recipe, list[str]]:
     A start model brings its own size; a named variant gets 224, or less where the images are smaller. Without either,
     images are brought to about 64 tokens: little data does not teach more, and attention stays cheap.
     """
-    if recipe.image_size is not None or recipe.init or data.train is None:
+    if recipe.init or data.train is None:
         return recipe, []
+    open_patch = "variant" not in recipe.model and "patch_size" not in recipe.model
+    if recipe.image_size is not None:
+        if not open_patch:
+            return recipe, []
+        p = patch_for(min(recipe.image_size))
+        return files.changed(recipe, {"model.patch_size": p}), [f"patches of {p}x{p}: about 64 of them make an image"]
     h, w = typical_size(data.train)
     side = min(h, w)
-    if "variant" in recipe.model or "patch_size" in recipe.model:
+    if not open_patch:
         p = patch_size(recipe)
         size = max(p * 4, min(224, side) // p * p)
         return files.changed(recipe, {"image_size": (size, size)}), [
             f"image size {size}x{size}: the images are about {h}x{w}"
         ]
-    p = 8 if side >= 64 else 4 if side >= 16 else 2
+    p = patch_for(side)
     size = max(p * 4, min(8 * p, side) // p * p)
     reason = f"image size {size}x{size} in patches of {p}: the images are about {h}x{w}"
     return files.changed(recipe, {"image_size": (size, size), "model.patch_size": p}), [reason]

@@ -40,10 +40,10 @@ class Optimizer(Group):
 
 class Schedule(Group):
     name: Literal["cosine", "linear", "constant"] = Field("cosine", description="shape of the decay after the warm-up")
-    warmup_steps: Annotated[int, Field(ge=0)] | None = Field(None, description="steps of linear warm-up from zero")
-    warmup_epochs: NonNegative | None = Field(
-        None, description="the same in epochs, at most a fifth of the run; give one of them"
+    warmup_steps: Annotated[int, Field(ge=0)] | None = Field(
+        None, description="steps of warm-up, at most a fifth of the run"
     )
+    warmup_epochs: NonNegative | None = Field(None, description="the same in epochs; give one of the two")
     final_fraction: Fraction = Field(0.0, description="learning rate at the last step, as a fraction of optimizer.lr")
 
     @model_validator(mode="after")

@@ -36,7 +36,7 @@ class Checkpoint:
 
 
 def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
-    """Write the checkpoint below ``folder``, atomically, and remove all but the newest ``keep``."""
+    """Write the checkpoint below ``folder``, atomically, and of those before it remove all but the newest ``keep - 1``."""
     target = folder / f"step-{checkpoint.step:08d}"
     with replace.folder(target) as staging:
         for part, tensors in checkpoint.tensors.items():
@@ -45,9 +45,17 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
         _write(staging / "state.json", {"step": checkpoint.step, **checkpoint.state})
         hashes = {file.name: sha256(file) for file in sorted(staging.iterdir())}
         _write(staging / "manifest.json", {"sha256": hashes})
-    for old in steps(folder)[: -max(keep, 1)]:
+    older = [step for step in steps(folder) if step < checkpoint.step]
+    for old in older[: len(older) - max(keep, 1) + 1]:
         shutil.rmtree(folder / f"step-{old:08d}", ignore_errors=True)
     return target
+
+
+def drop_after(folder: Path, step: int) -> None:
+    """Remove checkpoints later than ``step``: damaged ones, which a run that goes on from ``step`` will write again."""
+    for later in steps(folder):
+        if later > step:
+            shutil.rmtree(folder / f"step-{later:08d}", ignore_errors=True)
 
 
 def steps(folder: Path) -> list[int]:

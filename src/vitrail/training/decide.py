@@ -8,7 +8,10 @@ from vitrail.data.open import Dataset, open_data
 from vitrail.errors import UserError
 from vitrail.recipes import files
 from vitrail.recipes.choose import Choice, choose, give_size
-from vitrail.recipes.recipe import VARIANT_KEYS, Data, Recipe
+from vitrail.recipes.recipe import VARIANT_KEYS, Recipe
+
+# What may differ when a run goes on, as it changes nothing that is computed.
+_FREE = frozenset({"data.workers", "data.cache", "checkpoint.every", "checkpoint.keep"})
 
 
 def decide(
@@ -16,14 +19,21 @@ def decide(
 ) -> tuple[Recipe, Dataset, list[str]]:
     """The recipe of a new run and its data, with the reasons for what was chosen and not given."""
     named = recipe if isinstance(recipe, Recipe) or recipe is None else files.load(recipe)
-    source = str(data) if data is not None else (named.data.source if named else None) or "digits"
-    fraction = changes.get("data.val_fraction", named.data.val_fraction if named else Data().val_fraction)
-    dataset = open_data(source, val_fraction=fraction)
+    settings = {path: value for path, value in changes.items() if path.startswith("data.")}
+    own = files.changed(named or Recipe(epochs=1), settings).data
+    source = str(data) if data is not None else own.source or "digits"
+    dataset = open_data(source, val_fraction=own.val_fraction)
     changes["data.source"] = source
     init = changes.get("init", named.init if named else None)
     reasons: list[str] = []
     if named is None:
-        choice: Choice = choose(dataset, source=source, init=init, named_variant="model.variant" in changes)
+        choice: Choice = choose(
+            dataset,
+            source=source,
+            init=init,
+            named_variant="model.variant" in changes,
+            named_length=bool({"epochs", "steps"} & changes.keys()),
+        )
         named, reasons = choice.recipe, list(choice.reasons)
     resolved = files.changed(named, changes)
     resolved, size_reasons = give_size(resolved, dataset)
@@ -45,13 +55,19 @@ def saved(
     wanted = files.changed(own_recipe, {k: v for k, v in changes.items() if v is not None})
     for path in sorted(changes):
         own, other = _at(own_recipe, path), _at(wanted, path)
-        if own != other:
+        if own != other and path not in _FREE and not _same_place(path, own, other):
             raise UserError(
                 f"--resume goes on with {folder / 'recipe.yaml'}, where {path} is {own}, not {other}: "
                 "leave it out, or begin a new run, from this one's model with --init"
             )
+    own_recipe = files.changed(own_recipe, {path: changes[path] for path in _FREE & changes.keys()})
     dataset = open_data(own_recipe.data.source or "digits", val_fraction=own_recipe.data.val_fraction)
     return own_recipe, dataset, files.comments(folder / "recipe.yaml")
+
+
+def _same_place(path: str, own: object, other: object) -> bool:
+    """Whether two ways of writing DATA mean the same folder or file."""
+    return path == "data.source" and Path(str(own)).resolve() == Path(str(other)).resolve()
 
 
 def _at(recipe: Recipe, path: str) -> Any:

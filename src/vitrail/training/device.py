@@ -48,6 +48,8 @@ class Devices:
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is set in any process."""
+        if self.world == 1:
+            return flag
         return bool(self.mean(torch.tensor(float(flag), device=self.device)) > 0)
 
 

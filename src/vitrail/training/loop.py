@@ -10,8 +10,9 @@ from pathlib import Path
 import torch
 
 from vitrail.data.batches import Batch
-from vitrail.errors import Failure
-from vitrail.evaluation.metrics import Evaluation, evaluate_logits
+from vitrail.data.decode import ImageError
+from vitrail.errors import Failure, UserError
+from vitrail.evaluation.metrics import loss_and_top1, wilson_interval
 from vitrail.evaluation.run import predict_logits
 from vitrail.training import checkpoint
 from vitrail.training.device import Devices
@@ -24,7 +25,16 @@ from vitrail.training.step import StepResult, TrainStep
 from vitrail.weights.folder import save
 
 _FORECAST_AFTER = 3.0  # seconds of training, the first two steps left out
-_AGREE_EVERY = 10  # steps
+_LOG_AT_LEAST_EVERY = 50  # steps
+
+
+@dataclass(frozen=True)
+class Score:
+    """A quick evaluation: cross-entropy and accuracy on ``n`` images."""
+
+    loss: float
+    top1: float
+    n: int
 
 
 @dataclass
@@ -42,13 +52,34 @@ class Loop:
 
     def __post_init__(self) -> None:
         self.log = MetricsLog(self.folder)
-        self.log_every = max(1, self.plan.steps // 200)
+        self.log_every = min(_LOG_AT_LEAST_EVERY, max(1, self.plan.steps // 200))
         self.pending: list[StepResult] = []
         self.pace = _Pace(self.plan.recipe.batch_size)
         self.forecast_given = False
 
     def run(self, batches: Iterable[Batch]) -> None:
-        """Train to the last step. Raises Stopped once a signal came and the state is saved."""
+        """Train to the last step.
+
+        Raises:
+            Stopped: a signal came, and the state is saved.
+            ImageError: an image cannot be read; what is learnt so far is saved.
+            UserError: the memory of the device is not enough for the batch.
+            Failure: the loss is no longer finite.
+        """
+        try:
+            self._steps(batches)
+        except ImageError:
+            if self.devices.world == 1:  # others would wait for this process in vain
+                self._checkpoint()
+            raise
+        except torch.OutOfMemoryError as error:
+            parts = 2 * self.plan.recipe.optimizer.accumulate
+            raise UserError(
+                f"out of memory in step {self.state.step}: take a smaller --batch-size, or cut the batch up with "
+                f"--set optimizer.accumulate={parts}"
+            ) from error
+
+    def _steps(self, batches: Iterable[Batch]) -> None:
         plan, state = self.plan, self.state
         started = time.monotonic() - state.seconds
         for batch in batches:
@@ -81,28 +112,27 @@ class Loop:
         if not self.pending:
             return
         zero = self.pending[0].loss.new_zeros(())
-        sums = [
-            torch.stack([r.loss for r in self.pending]).double().sum(),
-            torch.stack([r.correct for r in self.pending]).double().sum(),
-            torch.stack([zero if r.gradient_norm is None else r.gradient_norm for r in self.pending]).double().sum(),
+        rows = [
+            torch.stack([r.loss, r.correct, zero if r.gradient_norm is None else r.gradient_norm]) for r in self.pending
         ]
-        loss, correct, norm = self.devices.mean(torch.stack(sums)).tolist()
+        # Means over the processes of each step, then sums in float64: the same wherever a checkpoint cuts the window.
+        loss, correct, norm = self.devices.mean(torch.stack(rows)).cpu().double().sum(0).tolist()
         window = self.state.window
         window.steps += len(self.pending)
         window.loss += loss
         window.correct += correct * self.devices.world
         window.gradient_norm += norm
         self.pending = []
+        if not math.isfinite(window.loss):
+            raise Failure(
+                f"the loss is {window.loss} at step {self.state.step}: try a lower optimizer.lr, a longer warm-up or "
+                f"float32; the last good state is in {self.folder / 'checkpoints'}"
+            )
 
     def _log_train(self, lr: float) -> None:
         self._absorb()
         state, window, plan = self.state, self.state.window, self.plan
         loss = window.loss / window.steps
-        if not math.isfinite(loss):
-            raise Failure(
-                f"the loss is {loss} at step {state.step}: try a lower optimizer.lr, a longer warm-up or float32; "
-                f"the last good state is in {self.folder / 'checkpoints'}"
-            )
         epoch = state.step / plan.steps_per_epoch
         speed = self.pace.images_per_second()
         if self.devices.first:
@@ -130,8 +160,8 @@ class Loop:
         left = (self.plan.steps - self.state.step) * self.plan.recipe.batch_size / speed
         self.progress.say(f"forecast: {clock(left)} more at {speed:,.0f} images/s, evaluations not counted")
 
-    def evaluate(self) -> Evaluation | None:
-        """The val part by the averaged weights, or by the weights themselves where the recipe averages none."""
+    def evaluate(self) -> Score | None:
+        """The val part, by the averaged weights, or by the weights themselves where the recipe averages none."""
         val = self.plan.val
         if val is None:
             return None
@@ -145,33 +175,36 @@ class Loop:
                 batch_size=evaluation_batch(self.plan, self.devices),
                 workers=self.workers,
                 cached=val.cached,
+                autocast=torch.bfloat16 if self.train_step.precision == "bf16" else None,
             )
-        return evaluate_logits(logits, targets, self.plan.labels, val.samples.names)
+        loss, top1 = loss_and_top1(logits, targets)
+        return Score(loss, top1, len(targets))
 
     def _evaluate(self) -> None:
+        self._absorb()  # a run that has diverged stops here, before its weights are evaluated or saved
         state, plan = self.state, self.plan
         result = self.evaluate()
         top1, n = (result.top1, result.n) if result else (0.0, 1)  # without a val part the latest model is kept
         kept = worth_keeping(top1, state.best, n)
         highest = max(top1, state.best.highest if state.best else 0.0)
-        if kept or state.best is None:
-            state.best = Best(state.step, top1, highest)
+        if kept:
+            state.best = Best(state.step, highest)
         if not self.devices.first:
             return
         if result is not None:
             epoch = state.step / plan.steps_per_epoch
-            record = {"step": state.step, "epoch": round(epoch, 6), "split": "val", "loss": result.nll}
-            self.log.write({**record, "top1": result.top1, "top5": result.top5})
-            low, high = result.top1_ci95
+            record = {"step": state.step, "epoch": round(epoch, 6), "split": "val"}
+            self.log.write({**record, "loss": result.loss, "top1": result.top1})
+            low, high = wilson_interval(round(result.top1 * result.n), result.n)
             self.progress.say(
                 f"step {state.step}/{plan.steps}  val top-1 {result.top1:.2%} ({low:.1%} to {high:.1%})  "
-                f"loss {result.nll:.3f}{'  kept' if kept else ''}"
+                f"loss {result.loss:.3f}{'  kept' if kept else ''}"
             )
         if kept:
             self._save_model(result)
 
-    def _save_model(self, result: Evaluation | None) -> None:
-        metrics = {"val top-1": result.top1, "val loss": result.nll} if result else {}
+    def _save_model(self, result: Score | None) -> None:
+        metrics = {"val top-1": result.top1, "val loss": result.loss} if result else {}
         averaged = self.state.ema.in_place_of(self.state.model) if self.state.ema else nullcontext()
         with averaged:
             save(self.state.model, self.folder / "model", metrics=metrics)
@@ -183,10 +216,8 @@ class Loop:
         self.devices.barrier()
 
     def _stopping(self) -> bool:
-        """Whether a process was asked to stop. Several processes agree on it now and then, to stop at the same step."""
-        if self.devices.world == 1:
-            return self.stop.exit_code is not None
-        return self.state.step % _AGREE_EVERY == 0 and self.devices.any(self.stop.exit_code is not None)
+        """Whether any process was asked to stop; they agree on it, so that all stop at the same step."""
+        return self.devices.any(self.stop.exit_code is not None)
 
     def _stop(self) -> None:
         command = f"vitrail train --resume --out {self.folder}"

@@ -11,7 +11,9 @@ from vitrail.model import cost
 from vitrail.model.config import ViTConfig
 from vitrail.recipes.recipe import Recipe
 
-_CGROUP_LIMIT, _CGROUP_USED = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+_CGROUP = Path("/sys/fs/cgroup")
+_CGROUP_LIMIT, _CGROUP_USED, _CGROUP_STAT = (_CGROUP / name for name in ("memory.max", "memory.current", "memory.stat"))
+_MARGIN = 0.9  # of what is free: the estimate leaves out what libraries keep for themselves
 
 
 def free_bytes(device: torch.device) -> int:
@@ -20,8 +22,15 @@ def free_bytes(device: torch.device) -> int:
         return torch.cuda.mem_get_info(device)[0]
     free = psutil.virtual_memory().available
     with suppress(OSError, ValueError):  # no container, or one without a limit
-        free = min(free, int(_CGROUP_LIMIT.read_text()) - int(_CGROUP_USED.read_text()))
+        used = int(_CGROUP_USED.read_text()) - _page_cache()
+        free = min(free, int(_CGROUP_LIMIT.read_text()) - used)
     return free
+
+
+def _page_cache() -> int:
+    """Bytes of files that the container's kernel keeps in memory and gives up when it is needed."""
+    rows = dict(line.split() for line in _CGROUP_STAT.read_text().splitlines())
+    return int(rows["inactive_file"]) + int(rows["active_file"])
 
 
 def step_bytes(recipe: Recipe, config: ViTConfig, *, batch_size: int, precision: str) -> int:
@@ -45,15 +54,15 @@ def check_memory(recipe: Recipe, config: ViTConfig, *, device: torch.device, wor
     sharing = 1 if device.type == "cuda" else world  # processes on one machine share its memory, not their GPUs'
     free = free_bytes(device) // sharing
     need = step_bytes(recipe, config, batch_size=share, precision=precision)
-    if need <= free:
+    if need <= _MARGIN * free:
         return f"memory: about {gigabytes(need)} for a step, {gigabytes(free)} free"
     message = (
         f"batch_size {recipe.batch_size} needs about {gigabytes(need)} for a step, and {gigabytes(free)} are free: "
     )
     fits = share
-    while fits > 1 and step_bytes(recipe, config, batch_size=fits, precision=precision) > 0.9 * free:
+    while fits > 1 and step_bytes(recipe, config, batch_size=fits, precision=precision) > _MARGIN * free:
         fits //= 2
-    if step_bytes(recipe, config, batch_size=fits, precision=precision) > free:
+    if step_bytes(recipe, config, batch_size=fits, precision=precision) > _MARGIN * free:
         raise UserError(message + "no batch fits; take a smaller model or image size")
     whole = recipe.batch_size // world
     parts = next(k for k in range(-(-whole // fits), whole + 1) if whole % k == 0)

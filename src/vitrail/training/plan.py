@@ -1,8 +1,11 @@
 """Plan: all that a run has decided before anything is computed or written, so that bad input costs nothing."""
 
+import hashlib
 import math
 import os
 from dataclasses import dataclass, replace
+
+import torch
 
 from vitrail.data.augment import Augment
 from vitrail.data.cache import CACHE_BYTES, Checked, cache_bytes, check_images
@@ -13,6 +16,7 @@ from vitrail.errors import UserError
 from vitrail.model.config import ViTConfig
 from vitrail.recipes.files import changed
 from vitrail.recipes.recipe import Recipe
+from vitrail.training.memory import free_bytes
 from vitrail.weights.load import read
 
 _DECODE_ALL = 20_000  # images
@@ -39,6 +43,14 @@ class Plan:
     notes: tuple[str, ...] = ()
 
     @property
+    def fingerprint(self) -> str:
+        """A hash of the classes, the training images' names and targets, and the number of steps."""
+        digest = hashlib.sha256(repr((self.labels, self.steps, list(self.train.samples.names))).encode())
+        if self.train.samples.targets is not None:
+            digest.update(self.train.samples.targets.tobytes())
+        return digest.hexdigest()
+
+    @property
     def steps_per_epoch(self) -> float:
         """Steps in one pass over the training images; batches run on over the end of an epoch."""
         return len(self.train.samples) / self.recipe.batch_size
@@ -62,9 +74,10 @@ def make_plan(recipe: Recipe, data: Dataset, *, world: int = 1) -> Plan:
     augment = Augment(**recipe.augment.model_dump())
     config, preprocess = _from_start(recipe, data) if recipe.init else _from_scratch(recipe, data)
     # Random crops differ every epoch; all else begins with the same resized image, which is worth keeping.
-    train = _checked(data.train, recipe, preprocess, keep=recipe.augment.crop == "none")
-    val = _checked(data.val, recipe, preprocess, keep=True)
-    test = _checked(data.test, recipe, preprocess, keep=False)
+    room = min(CACHE_BYTES, free_bytes(torch.device("cpu")) // 4) // world
+    train = _checked(data.train, recipe, preprocess, room if recipe.augment.crop == "none" else 0)
+    val = _checked(data.val, recipe, preprocess, room // 4)
+    test = _checked(data.test, recipe, preprocess, 0)
     assert train is not None
     n = len(train.samples)
     steps = recipe.steps or max(1, math.ceil((recipe.epochs or 1) * n / recipe.batch_size))
@@ -86,17 +99,17 @@ def make_plan(recipe: Recipe, data: Dataset, *, world: int = 1) -> Plan:
     )
 
 
-def _checked(samples: Samples | None, recipe: Recipe, preprocess: Preprocess, *, keep: bool) -> Checked | None:
-    """Look at every image before the first step, and keep them decoded where they fit into the cache."""
+def _checked(samples: Samples | None, recipe: Recipe, preprocess: Preprocess, room: int) -> Checked | None:
+    """Look at every image before the first step, and keep them decoded where they fit into ``room`` bytes."""
     if samples is None:
         return None
-    fits = cache_bytes(len(samples), preprocess) <= CACHE_BYTES
+    fits = cache_bytes(len(samples), preprocess) <= room
     return check_images(
         samples,
         preprocess,
         workers=os.cpu_count() or 1,
         skip_bad=recipe.data.skip_bad,
-        keep=keep and (fits if recipe.data.cache is None else recipe.data.cache),
+        keep=room > 0 and (fits if recipe.data.cache is None else recipe.data.cache),
         # Of millions of images the headers alone are read, unless bad ones are to be left out from the start.
         full=recipe.data.skip_bad or len(samples) <= _DECODE_ALL,
     )
@@ -162,8 +175,9 @@ def _resolved(recipe: Recipe, config: ViTConfig, preprocess: Preprocess) -> Reci
 
 
 def _warmup(recipe: Recipe, steps: int, per_epoch: int) -> int:
-    """Steps of warm-up; epochs of it take at most a fifth of the run, so that a shortened run still has a schedule."""
+    """Steps of warm-up: at most a fifth of the run, so that a shortened run still has a schedule."""
     schedule = recipe.schedule
-    if schedule.warmup_steps is not None:
-        return min(schedule.warmup_steps, steps)
-    return min(round((schedule.warmup_epochs or 0) * per_epoch), steps // 5)
+    asked = schedule.warmup_steps
+    if asked is None:
+        asked = round((schedule.warmup_epochs or 0) * per_epoch)
+    return min(asked, steps // 5)

@@ -14,8 +14,8 @@ _PLAIN_EVERY = 10.0  # seconds between plain lines
 class TrainingProgress:
     """Shows step, epoch, loss, images/s and time left, on standard error. A context manager."""
 
-    def __init__(self, total: int, *, quiet: bool = False) -> None:
-        self.total = total
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.total = 0
         self.quiet = quiet
         self._console = Console(stderr=True, soft_wrap=True, highlight=False)
         self._live = sys.stderr.isatty() and not quiet
@@ -26,8 +26,13 @@ class TrainingProgress:
             console=self._console,
             disable=not self._live,
         )
-        self._task = self._bar.add_task("", total=total)
         self._last_plain = time.monotonic()
+
+    def of(self, total: int) -> Self:
+        """For a run of ``total`` steps."""
+        self.total = total
+        self._task = self._bar.add_task("", total=total)
+        return self
 
     def __enter__(self) -> Self:
         self._bar.start()

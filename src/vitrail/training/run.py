@@ -67,17 +67,19 @@ def train(
         else:
             resolved, dataset, reasons = decide(recipe, data, dict(changes or {}))
             folder = new_folder(folder, dataset.name)
+        progress = TrainingProgress(quiet=quiet or not place.first)
+        for line in [*reasons, f"looking at the images of {dataset.name}"]:
+            progress.say(line)
         plan = make_plan(resolved, dataset, world=place.world)
         precision = resolve_precision(resolved.precision, place.device)
         memory = check_memory(plan.recipe, plan.config, device=place.device, world=place.world, precision=precision)
 
-        progress = TrainingProgress(plan.steps, quiet=quiet or not place.first)
         if resume and not going_on:
             progress.say(f"no run in {folder} yet: this one starts from the beginning")
         model, started = _model(plan)
-        model.to(place.device)
-        state = RunState(model, Optimisers(model, resolved.optimizer), _ema(model, resolved))
-        for line in [*reasons, *plan.notes, *started, _describe(plan, model, place, precision), memory]:
+        model = _placed(model, place)
+        state = RunState(model, Optimisers(model, resolved.optimizer), _ema(model, resolved), plan.fingerprint)
+        for line in [*plan.notes, *started, _describe(plan, model, place, precision), memory]:
             progress.say(line)
         if going_on:
             _restore(state, folder, progress, place)
@@ -90,7 +92,7 @@ def train(
 
         step = _train_step(plan, state, place, precision)
         workers = _workers(resolved, place)
-        with progress, stop_requests() as stop:
+        with progress.of(plan.steps), stop_requests() as stop:
             loop = Loop(plan, state, step, place, folder, progress, stop, workers)
             if state.step < plan.steps:
                 loop.run(_batches(plan, state, place, workers))
@@ -113,6 +115,14 @@ def _model(plan: Plan) -> tuple[ViT, list[str]]:
     return model, notes
 
 
+def _placed(model: ViT, place: Devices) -> ViT:
+    """The model on its device; on several GPUs a conv stem normalises over the whole batch, not over each one's share."""
+    model.to(place.device)
+    if place.world > 1 and place.device.type == "cuda":
+        nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    return model
+
+
 def _ema(model: ViT, recipe: Recipe) -> Ema | None:
     return Ema(model, recipe.ema.decay) if recipe.ema.decay else None
 
@@ -125,7 +135,9 @@ def _restore(state: RunState, folder: Path, progress: TrainingProgress, place: D
     if found is not None:
         state.restore(found)
     progress.say(f"going on from step {state.step} of the run in {folder}")
+    place.barrier()  # every process has read what it goes on from
     if place.first:
+        checkpoint.drop_after(folder / "checkpoints", state.step)
         MetricsLog(folder).cut_after(state.step)
 
 

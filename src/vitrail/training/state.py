@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vitrail.errors import UserError
 from vitrail.model.vit import ViT
 from vitrail.training.checkpoint import Checkpoint
 from vitrail.training.ema import Ema
@@ -28,7 +29,6 @@ class Best:
     """The model that is kept, and the highest validation accuracy seen: see ``worth_keeping``."""
 
     step: int
-    top1: float
     highest: float
 
 
@@ -51,6 +51,8 @@ class RunState:
     model: ViT
     optimisers: Optimisers
     ema: Ema | None
+    data: str
+    """Which images, classes and steps the run is about: ``Plan.fingerprint``."""
     step: int = 0
     seconds: float = 0.0
     best: Best | None = None
@@ -65,6 +67,7 @@ class RunState:
         if self.ema is not None:
             tensors["ema"] = self.ema.tensors
         plain: dict[str, Any] = {
+            "data": self.data,
             "seconds": self.seconds,
             "best": asdict(self.best) if self.best else None,
             "window": asdict(self.window),
@@ -73,7 +76,16 @@ class RunState:
 
     @torch.no_grad()
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Take over everything from a checkpoint of the same recipe."""
+        """Take over everything from a checkpoint of the same recipe and data.
+
+        Raises:
+            UserError: the data have changed since it was written.
+        """
+        if checkpoint.state["data"] != self.data:
+            raise UserError(
+                "the training images, their classes or their number have changed since this run began: bring them back, "
+                "or begin a new run from this one's model with --init"
+            )
         self.model.load_state_dict(checkpoint.tensors["model"])
         self.optimisers.load_state(checkpoint.tensors["optimizer"])
         if self.ema is not None:
