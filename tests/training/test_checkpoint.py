@@ -79,3 +79,12 @@ def test_a_crash_while_writing_leaves_what_was_there(tmp_path: Path, monkeypatch
     monkeypatch.undo()
     assert [entry.name for entry in tmp_path.iterdir()] == ["step-00000005"]
     assert checkpoint.newest_valid(tmp_path)[0] is not None
+
+
+def test_a_checkpoint_just_written_is_never_the_one_removed(tmp_path: Path) -> None:
+    for step in (200, 250):
+        checkpoint.save(tmp_path, a_checkpoint(step), keep=2)
+    checkpoint.save(tmp_path, a_checkpoint(10), keep=1)
+    assert 10 in checkpoint.steps(tmp_path)
+    checkpoint.drop_after(tmp_path, 10)
+    assert checkpoint.steps(tmp_path) == [10]

@@ -276,3 +276,67 @@ def test_two_processes_train_the_same_model_as_one(image_folder: Path, tmp_path:
     assert [(r["step"], r["split"]) for r in one] == [(r["step"], r["split"]) for r in two]
     assert [r["loss"] for r in two] == pytest.approx([r["loss"] for r in one], rel=1e-3)
     assert [r["top1"] for r in two] == pytest.approx([r["top1"] for r in one], abs=0.13)
+
+
+def test_images_added_since_the_run_began_are_noticed(image_folder: Path, tmp_path: Path) -> None:
+    vitrail.train(quick(steps=4), image_folder, out=tmp_path / "run", quiet=True)
+    write_images(tmp_path / "more", {"low": 8}, seed=9)
+    for file in (tmp_path / "more" / "low").iterdir():
+        file.rename(image_folder / "low" / f"new-{file.name}")
+    with pytest.raises(UserError, match="have changed since this run began"):
+        vitrail.train(out=tmp_path / "run", resume=True, quiet=True)
+
+
+def test_what_changes_no_result_may_differ_when_a_run_goes_on(image_folder: Path, tmp_path: Path) -> None:
+    vitrail.train(quick(steps=4), image_folder, out=tmp_path / "run", quiet=True)
+    changes = {"data.workers": 1, "checkpoint.keep": 1}
+    vitrail.train(None, f"{image_folder}/", changes=changes, out=tmp_path / "run", resume=True, quiet=True)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_good_state(
+    image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vitrail.errors import Failure
+    from vitrail.training import step as training_step
+
+    good = training_step.classification_loss
+    calls = iter(range(1000))
+    broken = lambda *args: good(*args) * (float("nan") if next(calls) >= 6 else 1)  # noqa: E731
+    monkeypatch.setattr(training_step, "classification_loss", broken)
+    with pytest.raises(Failure, match="the loss is nan at step"):
+        vitrail.train(quick(checkpoint={"every": 2}), image_folder, out=tmp_path / "run", quiet=True)
+    assert last_checkpoint(tmp_path / "run").name == "step-00000006"
+    assert all(t.isfinite().all() for t in weights(last_checkpoint(tmp_path / "run"), "model.safetensors").values())
+
+
+def test_an_image_that_breaks_in_mid_run_costs_no_progress(
+    image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vitrail.data.decode import ImageError
+    from vitrail.training.step import TrainStep
+
+    original = TrainStep.__call__
+
+    def breaks(step: TrainStep, number: int, batch: Any) -> Any:
+        if number == 3:
+            raise ImageError("low/003.png: cannot be read")
+        return original(step, number, batch)
+
+    monkeypatch.setattr(TrainStep, "__call__", breaks)
+    with pytest.raises(ImageError):
+        vitrail.train(quick(), image_folder, out=tmp_path / "run", quiet=True)
+    assert last_checkpoint(tmp_path / "run").name == "step-00000003"
+
+
+def test_data_can_be_named_by_its_key(image_folder: Path, tmp_path: Path) -> None:
+    changes = {"data.source": str(image_folder)}
+    vitrail.train(quick(steps=1), changes=changes, out=tmp_path / "run", quiet=True)
+    assert vitrail.load(tmp_path / "run").labels == ("high", "low", "middle")
+
+
+def test_a_shortened_run_still_comes_down_from_its_warm_up(image_folder: Path, tmp_path: Path) -> None:
+    recipe = quick(steps=10, schedule={"warmup_steps": 500})
+    vitrail.train(recipe, image_folder, out=tmp_path / "run", quiet=True)
+    rates = [r["lr"] for r in metrics(tmp_path / "run") if r["split"] == "train"]
+    assert rates[1] == max(rates)
+    assert rates[-1] < 0.1 * max(rates)

@@ -1,6 +1,7 @@
 """What a run is to do: the recipe, chosen or given, and its data; and the folder that it is written to."""
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,45 @@ from vitrail.recipes.recipe import VARIANT_KEYS, Recipe
 
 # What may differ when a run goes on, as it changes nothing that is computed.
 _FREE = frozenset({"data.workers", "data.cache", "checkpoint.every", "checkpoint.keep"})
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A run that is known but for what its images and its start model decide."""
+
+    recipe: Recipe
+    data: Dataset
+    folder: Path
+    reasons: list[str]
+    """Why the recipe is what it is; kept with the run."""
+    goes_on: bool
+    """Whether the folder holds this run already."""
+    notes: list[str]
+    """What to say at the beginning: the reasons, and what is about to happen."""
+
+
+def begin(
+    recipe: Recipe | str | Path | None,
+    data: str | Path | None,
+    changes: dict[str, Any],
+    folder: Path | None,
+    resume: bool,
+) -> Begun:
+    """The run in ``folder`` if ``resume`` and it is there, else a new one.
+
+    Raises:
+        UserError: the folder is taken, or holds another run than the one asked for; wrong keys, no such data.
+    """
+    looking = "looking at the images of {}"
+    if resume and folder is not None and (folder / "recipe.yaml").is_file():
+        own, dataset, reasons = saved(folder, recipe, data, changes)
+        return Begun(own, dataset, folder, reasons, True, [*reasons, looking.format(dataset.name)])
+    resolved, dataset, reasons = decide(recipe, data, changes)
+    new = new_folder(folder, dataset.name)
+    notes = [*reasons, looking.format(dataset.name)]
+    if resume:
+        notes.insert(0, f"no run in {new} yet: this one starts from the beginning")
+    return Begun(resolved, dataset, new, reasons, False, notes)
 
 
 def decide(

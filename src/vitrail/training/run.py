@@ -1,7 +1,7 @@
 """A training run from its start to its report. The order in which a run starts stands here, in ``train``."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from vitrail.model.vit import ViT
 from vitrail.recipes import files
 from vitrail.recipes.recipe import Recipe
 from vitrail.training import checkpoint
-from vitrail.training.decide import decide, new_folder, saved
+from vitrail.training.decide import begin
 from vitrail.training.device import Devices, devices, resolve_precision, worth_compiling
 from vitrail.training.ema import Ema
 from vitrail.training.finish import Result, finish
@@ -59,44 +59,36 @@ def train(
         Stopped: the run was asked to stop by a signal, and has saved its state.
     """
     with devices() as place, _own_randomness(place):
-        folder = Path(out) if out else None
-        going_on = resume and folder is not None and (folder / "recipe.yaml").is_file()
-        if going_on:
-            assert folder is not None
-            resolved, dataset, reasons = saved(folder, recipe, data, dict(changes or {}))
-        else:
-            resolved, dataset, reasons = decide(recipe, data, dict(changes or {}))
-            folder = new_folder(folder, dataset.name)
         progress = TrainingProgress(quiet=quiet or not place.first)
-        for line in [*reasons, f"looking at the images of {dataset.name}"]:
-            progress.say(line)
-        plan = make_plan(resolved, dataset, world=place.world)
-        precision = resolve_precision(resolved.precision, place.device)
+        begun = begin(recipe, data, dict(changes or {}), Path(out) if out else None, resume)
+        _say(progress, begun.notes)
+        plan = make_plan(begun.recipe, begun.data, world=place.world)
+        precision = resolve_precision(plan.recipe.precision, place.device)
         memory = check_memory(plan.recipe, plan.config, device=place.device, world=place.world, precision=precision)
 
-        if resume and not going_on:
-            progress.say(f"no run in {folder} yet: this one starts from the beginning")
-        model, started = _model(plan)
-        model = _placed(model, place)
-        state = RunState(model, Optimisers(model, resolved.optimizer), _ema(model, resolved), plan.fingerprint)
-        for line in [*plan.notes, *started, _describe(plan, model, place, precision), memory]:
-            progress.say(line)
-        if going_on:
-            _restore(state, folder, progress, place)
-        else:
-            place.barrier()  # every process has found the folder free before the first one makes it
-            if place.first:
-                folder.mkdir(parents=True, exist_ok=True)
-                files.save(plan.recipe, folder / "recipe.yaml", comments=reasons)
+        model, started = _model(plan, place)
+        state = RunState(model, Optimisers(model, plan.recipe.optimizer), _ema(model, plan.recipe), plan.fingerprint)
+        _say(progress, [*plan.notes, *started, _describe(plan, model, place, precision), memory])
+        place.barrier()  # every process has found the folder as it is before the first one changes it
+        if begun.goes_on:
+            _restore(state, begun.folder, progress, place)
+        elif place.first:
+            begun.folder.mkdir(parents=True, exist_ok=True)
+            files.save(plan.recipe, begun.folder / "recipe.yaml", comments=begun.reasons)
         place.barrier()
 
         step = _train_step(plan, state, place, precision)
-        workers = _workers(resolved, place)
+        workers = _workers(plan.recipe, place)
         with progress.of(plan.steps), stop_requests() as stop:
-            loop = Loop(plan, state, step, place, folder, progress, stop, workers)
+            loop = Loop(plan, state, step, place, begun.folder, progress, stop, workers)
             if state.step < plan.steps:
                 loop.run(_batches(plan, state, place, workers))
-        return finish(loop, [*reasons, *plan.notes, *started])
+        return finish(loop, [*begun.reasons, *plan.notes, *started])
+
+
+def _say(progress: TrainingProgress, lines: Sequence[str]) -> None:
+    for line in lines:
+        progress.say(line)
 
 
 def _own_randomness(place: Devices) -> AbstractContextManager[None]:
@@ -104,7 +96,7 @@ def _own_randomness(place: Devices) -> AbstractContextManager[None]:
     return torch.random.fork_rng([place.device] if place.device.type == "cuda" else [])
 
 
-def _model(plan: Plan) -> tuple[ViT, list[str]]:
+def _model(plan: Plan, place: Devices) -> tuple[ViT, list[str]]:
     """The model at its start: from another model's weights, or from random ones that depend on the seed alone."""
     torch.manual_seed(int(words(plan.recipe.seed, "init", 0, count=1)[0, 0] >> 1))
     if plan.recipe.init:
@@ -112,15 +104,11 @@ def _model(plan: Plan) -> tuple[ViT, list[str]]:
     else:
         model, notes = ViT(plan.config), []
     model.preprocess, model.labels = plan.preprocess, plan.labels
-    return model, notes
-
-
-def _placed(model: ViT, place: Devices) -> ViT:
-    """The model on its device; on several GPUs a conv stem normalises over the whole batch, not over each one's share."""
     model.to(place.device)
     if place.world > 1 and place.device.type == "cuda":
+        # A conv stem then normalises over the whole batch, and not over each GPU's share.
         nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    return model
+    return model, notes
 
 
 def _ema(model: ViT, recipe: Recipe) -> Ema | None:
