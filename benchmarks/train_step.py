@@ -22,9 +22,10 @@ import torch.nn.functional as F
 from vitrail.data.augment import Augment
 from vitrail.data.batches import Batch
 from vitrail.data.preprocess import Preprocess
+from vitrail.device import best_device
 from vitrail.model import ViT, variant
 from vitrail.recipes.files import from_dict
-from vitrail.training.device import Devices, best_device, resolve_precision
+from vitrail.training.device import Devices, resolve_precision
 from vitrail.training.optimizer import Optimisers
 from vitrail.training.step import TrainStep
 

@@ -12,15 +12,16 @@ ROOT = Path(vitrail.__file__).parent
 # What each part may import from the rest of the package. ``errors`` may be imported by all.
 ALLOWED = {
     "errors": set(),
+    "device": set(),
     "model": set(),
     "data": set(),
     "weights": {"model", "data"},
     "evaluation": {"model", "data", "weights"},
     "report": {"model", "data", "weights", "evaluation"},
     "recipes": {"model", "data"},
-    "prediction": {"model", "data", "weights"},
-    "training": {"model", "data", "weights", "evaluation", "report", "recipes"},
-    "cli": {"model", "data", "weights", "evaluation", "report", "recipes", "training", "prediction"},
+    "prediction": {"device", "model", "data", "weights"},
+    "training": {"device", "model", "data", "weights", "evaluation", "report", "recipes"},
+    "cli": {"device", "model", "data", "weights", "evaluation", "report", "recipes", "training", "prediction"},
     "__init__": {"model", "data", "weights", "evaluation", "recipes", "training", "prediction"},
     "__main__": {"cli"},
 }

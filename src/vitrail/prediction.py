@@ -19,6 +19,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from vitrail.data.decode import SUFFIXES, ImageError
+from vitrail.device import named_device
 from vitrail.errors import UserError
 from vitrail.model import ViT
 from vitrail.weights.load import load
@@ -89,7 +90,7 @@ class Predictor:
         Args:
             model: a ViT with ``preprocess`` (and ``labels``), which is moved to the device and set to evaluation mode,
                 or the name of one (see ``vitrail.load``).
-            device: auto (a GPU if there is one), or any of torch's names, such as cpu or cuda:1.
+            device: auto (``VITRAIL_DEVICE``, else a GPU if there is one), or any of torch's names, such as cuda:1.
             batch_size: images that the model takes at a time.
 
         Raises:
@@ -99,7 +100,7 @@ class Predictor:
         if self.model.preprocess is None:
             raise UserError("the model has no preprocess, so its pixels are unknown: set model.preprocess")
         self.preprocess = self.model.preprocess
-        self.device = _device(device)
+        self.device = named_device(device)
         self.model.to(self.device)
         self.batch_size = batch_size
         self.labels = self.model.labels or tuple(str(index) for index in range(self.model.config.classes))
@@ -219,19 +220,6 @@ def _name(image: ImageLike) -> str | None:
     return str(image) if isinstance(image, str | Path) else None
 
 
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from None
-    return device
-
-
 def expand_inputs(inputs: Iterable[str], *, labelled: bool = False) -> list[Source]:
     """What a person names -> images: files, folders (with all below), patterns (``*.jpg``) and data sets.
 
@@ -240,12 +228,23 @@ def expand_inputs(inputs: Iterable[str], *, labelled: bool = False) -> list[Sour
         labelled: read a folder as a data set where it is one, for the true labels.
 
     Returns:
-        Sources in order; a path where there is nothing is one whose ``read`` says so.
+        Sources in order; a path where there is nothing, beside others, is one whose ``read`` says so.
 
     Raises:
-        UserError: a folder, pattern or data set without an image.
+        UserError: a folder, pattern or data set without an image, or not one of the paths is there.
     """
+    inputs = list(inputs)
+    missing = [name for name in inputs if _is_missing(name)]
+    if missing and len(missing) == len(inputs):
+        others = f" (nor is any of the {len(missing) - 1} others there)" if len(missing) > 1 else ""
+        raise UserError(f"{missing[0]}: no such file or folder{others}")
     return [source for name in inputs for source in _expand(name, labelled)]
+
+
+def _is_missing(name: str) -> bool:
+    """Whether a name is that of a path, and nothing is there."""
+    names_data = name == "digits" or name.startswith("hf:") or glob.has_magic(name)
+    return not names_data and not Path(name).expanduser().exists()
 
 
 def _expand(name: str, labelled: bool) -> list[Source]:

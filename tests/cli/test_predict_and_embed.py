@@ -112,10 +112,9 @@ def test_the_files_suffix_names_the_format(run: Run, model: Path, images: Path, 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["{images}/a/0.png"], "a/0.png: damaged"),
-        (["{images}/nowhere.png"], "nowhere.png: cannot be read (No such file or directory)"),
+        (["{images}/nowhere.png"], "nowhere.png: no such file or folder"),
+        (["{images}/x.png", "nowhere/", "y.png"], "x.png: no such file or folder (nor is any of the 2 others there)"),
         (["{images}/*.webp"], "no file fits this pattern"),
-        (["{images}/a/0.png", "{images}/x.png"], "none of 2 images can be read; the first: "),
         (["{images}", "--format", "jsnl"], "did you mean jsonl?"),
         (["{images}", "--format", "parquet"], "add --out FILE.parquet"),
         (["{images}", "--out", "{images}/p.xyz"], "the suffix names no format"),
@@ -132,6 +131,38 @@ def test_unusable_input_is_one_line_and_exit_code_2(
     assert message in err
     assert len(err.splitlines()) == 1
     assert sorted(images.rglob("*")) == before
+
+
+@pytest.mark.parametrize("format", ["table", "csv", "jsonl", "parquet"])
+def test_where_no_image_can_be_read_every_error_is_still_reported(
+    run: Run, model: Path, images: Path, tmp_path: Path, format: str
+) -> None:
+    folder = images / "a"
+    (folder / "1.png").write_bytes(b"no picture")
+    out = ["--out", tmp_path / "p.parquet"] if format == "parquet" else []
+    code, printed, err = run("predict", model, folder, "--format", format, *out)
+    assert code == 2
+    assert err.startswith("error: none of 2 images can be read; the first: ")
+    assert len(err.splitlines()) == 1
+    if format == "table":
+        assert "damaged" in printed
+        assert "not an image" in printed
+        return
+    if format == "parquet":
+        rows = pq.read_table(tmp_path / "p.parquet").to_pylist()
+    elif format == "csv":
+        rows = list(csv.DictReader(io.StringIO(printed)))
+    else:
+        rows = [json.loads(line) for line in printed.splitlines()]
+    assert [row["file"] for row in rows] == [str(folder / "0.png"), str(folder / "1.png")]
+    assert ["damaged" in row["error"] for row in rows] == [True, False]
+
+
+def test_a_path_that_is_not_there_does_not_stop_the_others(run: Run, model: Path, images: Path) -> None:
+    code, out, err = run("predict", model, images / "nowhere.png", images / "b" / "0.png", "--format", "jsonl")
+    assert code == 0
+    assert ["error" in json.loads(line) for line in out.splitlines()] == [True, False]
+    assert "1 of 2 images cannot be read; the first: " in err
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".parquet"])

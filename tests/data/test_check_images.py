@@ -1,11 +1,14 @@
 """Looking at all images before training: damage is named with a way out, or left out, before the first step."""
 
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from pictures import encode, smooth
 
+from vitrail.data import cache
 from vitrail.data.cache import cache_bytes, check_images
 from vitrail.data.open import open_data
 from vitrail.data.preprocess import Preprocess
@@ -51,9 +54,42 @@ def test_damaged_images_are_left_out_on_request(samples: Samples, workers: int) 
         assert checked.samples.labels[checked.samples.targets[index]] == folder
 
 
-def test_headers_alone_show_what_is_no_image(samples: Samples) -> None:
-    with pytest.raises(UserError, match=r"^1 of 12 images .*a/04\.jpg"):
-        check_images(samples, PREPROCESS, full=False)
+def test_of_many_images_only_so_many_are_looked_at_evenly_spaced(samples: Samples) -> None:
+    looked: list[int] = []
+
+    def read(index: int) -> bytes:
+        looked.append(index)
+        return samples.read(index)
+
+    watched = replace(samples, read=read)
+    calls: list[tuple[int, int]] = []
+    checked = check_images(
+        watched, PREPROCESS, at_most=4, skip_bad=True, progress=lambda done, n: calls.append((done, n))
+    )
+    assert looked == [0, 3, 7, 11]
+    assert calls == [(i, 4) for i in range(1, 5)]
+    assert len(checked.samples) == 12 - len(checked.bad)
+    looked.clear()
+    check_images(watched, PREPROCESS, at_most=4, skip_bad=True, keep=True)
+    assert looked == list(range(12))
+
+
+def test_the_threads_are_handed_a_bounded_number_of_images_at_a_time(
+    samples: Samples, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiting: list[int] = []
+    submit = ThreadPoolExecutor.submit
+
+    def count(pool: ThreadPoolExecutor, *arguments: object) -> object:
+        waiting.append(pool._work_queue.qsize())
+        return submit(pool, *arguments)
+
+    monkeypatch.setattr(cache, "_AT_ONCE", 3)
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", count)
+    checked = check_images(samples, PREPROCESS, workers=2, skip_bad=True)
+    assert len(waiting) == 12
+    assert max(waiting) < 3
+    assert len(checked.bad) == 2
 
 
 def test_progress_reaches_the_end(samples: Samples) -> None:

@@ -23,13 +23,35 @@ def test_adding_files_moves_no_other_file() -> None:
     assert np.array_equal(after[:400], before)
 
 
-def test_order_and_outer_folders_do_not_matter() -> None:
+def test_order_and_the_folder_of_the_split_do_not_matter() -> None:
     names, targets = names_and_targets(200)
     side = held_out(names, targets, LABELS, 0.3)
     order = np.random.default_rng(1).permutation(200)
     assert np.array_equal(held_out([names[i] for i in order], targets[order], LABELS, 0.3), side[order])
-    assert np.array_equal(held_out([f"data/train/{name}" for name in names], targets, LABELS, 0.3), side)
+    assert np.array_equal(held_out([f"train/{name}" for name in names], targets, LABELS, 0.3), side)
     assert np.array_equal(held_out([name.replace("/", "\\") for name in names], targets, LABELS, 0.3), side)
+
+
+def test_a_folder_for_each_patient_splits_every_class() -> None:
+    """All files have the same name, so a class would be on one side if the folders above it did not count."""
+    labels = [f"class{c:02d}" for c in range(12)]
+    targets = np.repeat(np.arange(12), 20)
+    for layout in ("{label}/p{i:02d}/scan.png", "p{i:02d}/{label}/scan.png", "shard-{i:03d}.tar:{label}/scan"):
+        names = [layout.format(label=label, i=i) for label in labels for i in range(20)]
+        side = held_out(names, targets, labels, 0.3)
+        shares = side.reshape(12, 20).mean(axis=1)
+        assert 0.05 <= shares.min() < shares.max() <= 0.6, layout
+        assert abs(side.mean() - 0.3) < 0.1, layout
+
+
+def test_a_folder_is_split_like_a_table_of_its_files() -> None:
+    names = [f"dog/2024/{i}.jpg" for i in range(200)] + [f"cat/{i}.jpg" for i in range(200)]
+    targets = np.repeat([1, 0], 200)
+    side = held_out(names, targets, LABELS, 0.3)
+    assert np.array_equal(held_out([f"training/{name}" for name in names], targets, LABELS, 0.3), side)
+    without_class = [name.partition("/")[2] for name in names]
+    assert np.array_equal(held_out(without_class, targets, LABELS, 0.3), side)
+    assert not np.array_equal(held_out([f"photos/{name}" for name in names], targets, LABELS, 0.3), side)
 
 
 def test_order_of_classes_does_not_matter() -> None:

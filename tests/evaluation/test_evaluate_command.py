@@ -7,6 +7,7 @@ from small_examples import make_folder, make_model
 
 import vitrail
 from vitrail.cli import main
+from vitrail.data import cache
 from vitrail.recipes.recipe import Data
 
 
@@ -114,6 +115,57 @@ def test_unusable_input_is_one_line_and_exit_code_2(run, model, images, argument
     assert (code, out) == (2, "")
     assert message in err
     assert err.count("\n") == 1
+
+
+@pytest.fixture
+def damaged(tmp_path, images):
+    """Two of the test part's images cannot be read, and the last of those that training keeps of the train part."""
+    train = vitrail.open_data(images, val_fraction=Data().val_fraction).train
+    for name in ("test/ant/0.png", "test/cat/3.png", train.names[-1]):
+        file = tmp_path / images / name
+        file.write_bytes(file.read_bytes()[:90])
+    return images
+
+
+@pytest.mark.parametrize(
+    "command", [["evaluate", "model"], ["evaluate", "model", "--calibrate-on", "train"], ["probe"]]
+)
+def test_bad_images_are_counted_and_named_with_the_way_out(run, model, damaged, command):
+    code, out, err = run(*command, damaged)
+    assert (code, out) == (2, "")
+    assert err.count("\n") == 1
+    assert "cannot be used: " in err
+    assert "--skip-bad" in err
+    if "--calibrate-on" not in command and command != ["probe"]:
+        assert "2 of 15 images cannot be used: test/ant/0.png: " in err
+        assert "test/cat/3.png: " in err
+
+
+@pytest.mark.parametrize("fits", [True, False])
+def test_bad_images_are_left_out_on_request(run, model, damaged, monkeypatch, fits):
+    if not fits:
+        monkeypatch.setattr(cache, "CACHE_BYTES", 100)
+    code, out, err = run("evaluate", model, damaged, "--skip-bad", "--json", "-", "--calibrate-on", "train")
+    assert code == 0
+    assert "2 of 15 images cannot be used and are left out: test/ant/0.png: " in err
+    dataset = vitrail.open_data(damaged, val_fraction=Data().val_fraction)
+    train = dataset.train.subset(range(len(dataset.train) - 1))
+    assert f"1 of {len(dataset.train)} images cannot be used and are left out: {dataset.train.names[-1]}: " in err
+    bad = ("test/ant/0.png", "test/cat/3.png")
+    test = dataset.test.subset([i for i, name in enumerate(dataset.test.names) if name not in bad])
+    expected = vitrail.evaluate(vitrail.load(model), test, calibration=train)
+    values = json.loads(out)
+    assert values["n"] == 13
+    assert values["nll"] == pytest.approx(expected.nll)
+    assert values["temperature"] == pytest.approx(expected.temperature)
+
+
+def test_a_probe_leaves_bad_images_out_on_request(run, model, damaged):
+    code, out, err = run("probe", damaged, "--init", model, "--shots", "1", "--skip-bad", "--json")
+    assert code == 0
+    found = json.loads(out)["models"][0]
+    assert (found["train_images"], found["test_images"]) == (11, 13)
+    assert "1 of 12 images" in err
 
 
 def test_probe_puts_models_side_by_side(run, model, images):

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
@@ -56,6 +57,18 @@ def test_every_variant_can_be_built() -> None:
         ({"position": "sincos2d", "width": 6, "heads": 3}, "divisible by 4"),
         ({"depth": 0}, "model.depth is 0: it must be at least 1"),
         ({"dropout": 1.0}, "model.dropout is 1.0"),
+        ({"width": "abc"}, "model.width is 'abc': it must be a whole number"),
+        ({"depth": 2.5}, "model.depth is 2.5: it must be a whole number"),
+        ({"heads": True}, "model.heads is True: it must be a whole number"),
+        ({"head_width": "64"}, "model.head_width is '64': it must be a whole number, or null"),
+        ({"mlp_width": None}, "model.mlp_width is None: it must be a whole number$"),
+        ({"class_token": "maybe"}, "model.class_token is 'maybe': it must be true or false"),
+        ({"qkv_bias": 1}, "model.qkv_bias is 1: it must be true or false"),
+        ({"norm_eps": "1e-6x"}, "model.norm_eps is '1e-6x': it must be a number"),
+        ({"layer_scale": float("nan")}, "model.layer_scale is nan: it must be a number, or null"),
+        ({"position": None}, "model.position is None: did you mean none"),
+        ({"image_size": "ab"}, "image size 'ab': it must be one whole number, or height and width"),
+        ({"image_size": (224.5, 224)}, "image size .224.5, 224.: it must be"),
     ],
 )
 def test_what_cannot_be_built_is_refused_by_name(changes: dict[str, object], message: str) -> None:
@@ -68,6 +81,20 @@ def test_an_unknown_variant_or_field_names_the_nearest() -> None:
         variant("s/16")
     with pytest.raises(UserError, match="did you mean patch_size"):
         variant("S/16", patchsize=8)
+
+
+def test_a_variant_refuses_a_patch_size_that_is_no_number() -> None:
+    with pytest.raises(UserError, match="model.patch_size is 'x': it must be a whole number"):
+        variant("S/16", patch_size="x")
+
+
+def test_numbers_of_numpy_become_plain_ones_that_json_takes() -> None:
+    config = ViTConfig(
+        width=np.int64(96), heads=np.int32(3), norm_eps=np.float32(0.5), dropout=0, image_size=[np.int64(64), 32]
+    )
+    assert config == ViTConfig(width=96, heads=3, norm_eps=0.5, image_size=(64, 32))
+    assert json.loads(json.dumps(config.to_dict()))["dropout"] == 0.0
+    assert isinstance(config.dropout, float)
 
 
 def test_a_size_takes_any_patch_size() -> None:

@@ -1,10 +1,12 @@
 """Recipes say every hyper-parameter, and refuse what they do not know."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 import yaml
 
+from vitrail.data.augment import Augment
 from vitrail.errors import UserError
 from vitrail.recipes import files
 from vitrail.recipes.recipe import Recipe, documented_keys, known_keys
@@ -28,6 +30,12 @@ def test_every_key_is_documented() -> None:
         assert len(meaning) > 8, key
     for key in ("optimizer.lr", "schedule.warmup_steps", "model.pool", "data.val_fraction", "checkpoint.keep", "seed"):
         assert key in known_keys()
+
+
+def test_augmentation_has_the_same_keys_in_a_recipe_and_on_the_batch() -> None:
+    """Each is the other's argument list; their defaults differ, as those of the batch change nothing."""
+    keys = [key.removeprefix("augment.") for key in known_keys() if key.startswith("augment.")]
+    assert sorted(keys) == sorted(field.name for field in dataclasses.fields(Augment))
 
 
 def test_set_changes_one_value_by_its_path() -> None:

@@ -7,14 +7,15 @@ from vitrail.errors import UserError
 from vitrail.model import variant
 from vitrail.recipes.files import from_dict
 from vitrail.training import memory
+from vitrail.training.device import Devices
 
-CPU = torch.device("cpu")
+CPU = Devices(0, 1, torch.device("cpu"))
 
 
 def check(monkeypatch: pytest.MonkeyPatch, free: int, **recipe: object) -> str:
     monkeypatch.setattr(memory, "free_bytes", lambda device: free)
     values = {"epochs": 1, "batch_size": 256, **recipe}
-    return memory.check_memory(from_dict(values), variant("S/16"), device=CPU, world=1, precision="float32")
+    return memory.check_memory(from_dict(values), variant("S/16"), CPU, "float32")
 
 
 def test_a_batch_that_fits_is_let_through(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,8 @@
 
 import json
 import time
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +14,7 @@ if TYPE_CHECKING:
     from vitrail.data.samples import Samples
     from vitrail.evaluation.metrics import Evaluation
     from vitrail.model.vit import ViT
-    from vitrail.report.page import ReportData
+    from vitrail.training.device import Devices
 
 
 def evaluate(
@@ -39,53 +41,82 @@ def evaluate(
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out images that cannot be read.")] = False,
 ) -> None:
     """Show top-1 and top-5 accuracy, calibration, classes and confident mistakes."""
-    from vitrail.cli.console import note
-    from vitrail.cli.progress import progress
     from vitrail.cli.scores import show
-    from vitrail.cli.workers import loader_workers
-    from vitrail.evaluation.run import evaluate as run
-    from vitrail.report.cost import machine_rows, model_rows
-    from vitrail.report.page import write_report
     from vitrail.training.device import devices
     from vitrail.weights.load import load
 
     _check_outputs(json_file, report)
     vit = load(model)
-    name, samples, calibration = _samples(vit, model, data, split, calibrate_on)
     preprocess = _preprocess(vit, image_size)
-    if skip_bad:
-        samples = _without_bad(samples, preprocess)
-        calibration = calibration and _without_bad(calibration, preprocess)
+    name, samples, calibration = _samples(vit, model, data, split, calibrate_on)
+    task = Task(model, data, name, vit, preprocess, samples, calibration, calibrate_on or "")
     with devices() as place:
-        vit.to(place.device)
-        start = time.perf_counter()
-        with progress(f"evaluating {name}") as tell:
-            evaluation = run(
-                vit,
-                samples,
-                preprocess=preprocess,
-                calibration=calibration,
-                calibration_name=calibrate_on or "",
-                batch_size=batch_size,
-                workers=loader_workers(workers, len(samples), place.device.type),
-                progress=tell,
-            )
-        seconds = time.perf_counter() - start
+        done = _evaluate(task, place, batch_size, workers, skip_bad)
         if not place.first:
             return
         if json_file is not None:
             head = {"model": model, "data": data, "split": name, "image_size": list(preprocess.image_size)}
-            _write_json(json_file, {**head, **evaluation.to_dict()})
+            _write_json(json_file, {**head, **done.evaluation.to_dict()})
         if json_file != "-":
-            show(evaluation, f"{name} of {data}")
+            show(done.evaluation, f"{name} of {data}")
         if report is not None:
-            images = evaluation.n + len(calibration or ())
-            cost = {
-                **model_rows(vit.config.with_changes(image_size=preprocess.image_size)),
-                "evaluation": f"{seconds:.1f} s, {images / seconds:,.0f} images/s",
-                **machine_rows(place.device, place.world),
-            }
-            note(f"report: {write_report(report, _page(model, data, name, evaluation, cost, samples))}")
+            _write_page(report, task, done, place)
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """What is to be evaluated on what."""
+
+    model: str
+    data: str
+    split: str
+    """The name of the part: test, val or train, or all."""
+    vit: "ViT"
+    preprocess: "Preprocess"
+    samples: "Samples"
+    calibration: "Samples | None"
+    calibration_name: str
+
+
+@dataclass(frozen=True, eq=False)
+class Done:
+    """An evaluation, and what it took."""
+
+    evaluation: "Evaluation"
+    samples: "Samples"
+    """Those of the task that could be used."""
+    images: int
+    """That the model has seen, those for the temperature among them."""
+    seconds: float
+
+
+def _evaluate(task: Task, place: "Devices", batch_size: int, workers: int | None, skip_bad: bool) -> Done:
+    """Look at all images, then evaluate those that can be used; these are decoded once if they fit into memory."""
+    from vitrail.cli.images import checked
+    from vitrail.cli.progress import progress
+    from vitrail.data.workers import loader_workers
+    from vitrail.evaluation.run import evaluate as run
+
+    start = time.perf_counter()
+    look = partial(
+        checked, preprocess=task.preprocess, skip_bad=skip_bad, neighbours=place.neighbours, quiet=not place.first
+    )
+    calibration = None if task.calibration is None else look(task.calibration).samples
+    usable = look(task.samples, keep=True)
+    with progress(f"evaluating {task.split}") as tell:
+        evaluation = run(
+            task.vit.to(place.device),
+            usable.samples,
+            preprocess=task.preprocess,
+            calibration=calibration,
+            calibration_name=task.calibration_name,
+            cached=usable.cached,
+            batch_size=batch_size,
+            workers=loader_workers(workers, len(usable.samples), place.device.type, place.neighbours),
+            progress=tell,
+        )
+    images = evaluation.n + len(calibration or ())
+    return Done(evaluation, usable.samples, images, time.perf_counter() - start)
 
 
 def _samples(
@@ -120,19 +151,6 @@ def _samples(
             "on them, --split val takes only those that training held out"
         )
     return name, samples, calibration
-
-
-def _without_bad(samples: "Samples", preprocess: "Preprocess") -> "Samples":
-    """The samples that can be decoded; how many cannot is said."""
-    import os
-
-    from vitrail.cli.console import note
-    from vitrail.data.cache import check_images
-
-    checked = check_images(samples, preprocess, workers=os.cpu_count() or 1, skip_bad=True)
-    if checked.bad:
-        note(f"{len(checked.bad)} of {len(samples)} images cannot be used and are left out: {checked.bad[0].message}")
-    return checked.samples
 
 
 def _preprocess(vit: "ViT", image_size: str | None) -> "Preprocess":
@@ -172,20 +190,25 @@ def _write_json(file: str, values: dict[str, Any]) -> None:
         staging.write_text(text + "\n", encoding="utf-8")
 
 
-def _page(
-    model: str, data: str, split: str, evaluation: "Evaluation", cost: dict[str, str], samples: "Samples"
-) -> "ReportData":
+def _write_page(file: Path, task: Task, done: Done, place: "Devices") -> None:
     import shlex
 
-    from vitrail.report.page import ReportData
+    from vitrail.cli.console import note
+    from vitrail.report.cost import machine_rows, model_rows
+    from vitrail.report.page import ReportData, write_report
 
-    option = [] if split == "all" else ["--split", split]
-    return ReportData(
-        title=f"{Path(model).name} on {Path(data).name}",
-        subtitle=f"{model}, evaluated on {evaluation.n:,} images of {data}",
-        evaluation=evaluation,
-        split=split,
-        cost=cost,
-        thumbnails=samples.encoded,
-        command=shlex.join(["vitrail", "evaluate", model, data, *option, "--report", "report.html"]),
+    option = [] if task.split == "all" else ["--split", task.split]
+    page = ReportData(
+        title=f"{Path(task.model).name} on {Path(task.data).name}",
+        subtitle=f"{task.model}, evaluated on {done.evaluation.n:,} images of {task.data}",
+        evaluation=done.evaluation,
+        split=task.split,
+        cost={
+            **model_rows(task.vit.config.with_changes(image_size=task.preprocess.image_size)),
+            "evaluation": f"{done.seconds:.1f} s, {done.images / done.seconds:,.0f} images/s",
+            **machine_rows(place.device, place.world),
+        },
+        thumbnails=done.samples.encoded,
+        command=shlex.join(["vitrail", "evaluate", task.model, task.data, *option, "--report", "report.html"]),
     )
+    note(f"report: {write_report(file, page)}")

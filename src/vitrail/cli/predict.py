@@ -32,8 +32,9 @@ def predict(
     predictions: Iterable[Prediction] = predictor.stream(sources, top=top)
     if not to_terminal:
         predictions = watched(predictions, len(sources), "predicting")
-    predictions = usable(predictions, len(sources))
-    WRITERS[chosen](predictions, out)
+    tally = Tally(predictions)
+    WRITERS[chosen](tally, out)
+    tally.conclude()
 
 
 def watched(items: Iterable[T], count: int, what: str) -> Iterator[T]:
@@ -46,28 +47,34 @@ def watched(items: Iterable[T], count: int, what: str) -> Iterator[T]:
             move(done, count)
 
 
-def usable(predictions: "Iterable[Prediction]", count: int) -> "Iterator[Prediction]":
-    """Pass predictions on, counting the errors for a note at the end.
+class Tally:
+    """Passes predictions on, and counts those that are errors."""
 
-    Raises:
-        UserError: not one image could be read; nothing has been passed on then.
-    """
-    from vitrail.cli.console import note
-    from vitrail.errors import UserError
+    def __init__(self, predictions: "Iterable[Prediction]") -> None:
+        self.predictions = predictions
+        self.count = self.bad = 0
+        self.first = ""
+        """The first error."""
 
-    held: list[Prediction] = []
-    good = bad = 0
-    first = ""
-    for prediction in predictions:
-        if prediction.error is not None:
-            bad, first = bad + 1, first or prediction.error
-        else:
-            good += 1
-        held.append(prediction)
-        if good:
-            yield from held
-            held = []
-    if not good:
-        raise UserError(first if count == 1 else f"none of {count} images can be read; the first: {first}")
-    if bad:
-        note(f"{bad} of {count} images cannot be read; the first: {first}")
+    def __iter__(self) -> "Iterator[Prediction]":
+        for prediction in self.predictions:
+            self.count += 1
+            if prediction.error is not None:
+                self.bad, self.first = self.bad + 1, self.first or prediction.error
+            yield prediction
+
+    def conclude(self) -> None:
+        """Say how many images could not be read.
+
+        Raises:
+            UserError: none could.
+        """
+        from vitrail.cli.console import note
+        from vitrail.errors import UserError
+
+        if self.bad == self.count:
+            raise UserError(
+                self.first if self.count == 1 else f"none of {self.count} images can be read; the first: {self.first}"
+            )
+        if self.bad:
+            note(f"{self.bad} of {self.count} images cannot be read; the first: {self.first}")

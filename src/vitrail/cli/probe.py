@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from vitrail.model.vit import ViT
 
 LARGEST, FEWEST_PATCHES = 224, 4
+LOOK_AT = 20_000  # images of a part, so that a probe of millions stays a matter of seconds
 
 
 def probe(
@@ -36,6 +37,7 @@ def probe(
         int | None, typer.Option(min=0, help="Processes that load images; any number gives the same result.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out images that cannot be read.")] = False,
 ) -> None:
     """Show few-shot and nearest-neighbour accuracy of frozen features, for several models side by side.
 
@@ -43,12 +45,12 @@ def probe(
     """
     from vitrail.cli.console import console, note
     from vitrail.cli.progress import progress
-    from vitrail.cli.workers import loader_workers
+    from vitrail.data.workers import loader_workers
+    from vitrail.device import best_device
     from vitrail.evaluation.probe import probe as run
-    from vitrail.training.device import best_device
 
     numbers = _numbers(shots)
-    train, test = _parts(data, init or [])
+    train, test = (_usable(part, skip_bad) for part in _parts(data, init or []))
     device = best_device()
     results = []
     for name, vit in _models(init or [model], image_size, train):
@@ -102,6 +104,15 @@ def _parts(data: str, names: list[str]) -> "tuple[Samples, Samples]":
     if dataset.train is None or test is None:
         raise UserError(f"{data} has no {'train' if dataset.train is None else 'held-out'} part: a probe needs both")
     return dataset.train, test
+
+
+def _usable(samples: "Samples", skip_bad: bool) -> "Samples":
+    """The samples that can be decoded. To leave out all that cannot, all are decoded, else ``LOOK_AT`` at most."""
+    from vitrail.cli.images import checked
+    from vitrail.data.preprocess import Preprocess
+
+    # at any size: whether an image can be decoded does not depend on it, and each model has its own
+    return checked(samples, Preprocess((64, 64)), skip_bad=skip_bad, at_most=None if skip_bad else LOOK_AT).samples
 
 
 def _models(names: list[str], image_size: str | None, train: "Samples") -> "Iterator[tuple[str, ViT]]":

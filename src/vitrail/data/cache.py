@@ -1,19 +1,20 @@
 """Looking at every image before training: damaged ones are named or left out, small data stay in memory decoded."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from vitrail.data.decode import ImageError, open_image
+from vitrail.data.decode import ImageError
 from vitrail.data.preprocess import Preprocess
 from vitrail.data.samples import Samples
 from vitrail.errors import UserError
 
 CACHE_BYTES = 2 << 30
 FIRST_NAMES = 3
+_AT_ONCE = 1024  # images handed to the threads at a time
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class BadImage:
 
 @dataclass(frozen=True, eq=False)
 class Checked:
-    """Samples that can all be decoded."""
+    """Samples that can be decoded, as far as they have been looked at."""
 
     samples: Samples
     cached: torch.Tensor | None
@@ -48,55 +49,55 @@ def check_images(
     workers: int = 0,
     skip_bad: bool = False,
     keep: bool = False,
-    full: bool = True,
+    at_most: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Checked:
-    """Look at every image before the first step, and give the samples that can be used.
+    """Decode images before the first step, and give the samples that can be used.
 
     Args:
         workers: threads that look at images at the same time; 0 is none beside this one.
         skip_bad: leave out the bad ones instead of raising.
-        keep: also return all images decoded and resized, for `TrainBatches` and `eval_batches`.
-        full: decode every image; otherwise read its header alone, which finds no damage in the pixels.
-        progress: called with (done, all) after every image.
+        keep: also return all images decoded and resized, for `TrainBatches` and `eval_batches`; then all are decoded.
+        at_most: of more samples than this, only so many are looked at, evenly spaced, so that it takes the same time
+            for millions: a fault of the whole data set is found, a single damaged image may not be. None for all.
+        progress: called with (done, all to be looked at) after every image.
 
     Raises:
         UserError: images are bad and ``skip_bad`` is not given, or none is left, or a class has none left.
     """
     n = len(samples)
+    chosen: Sequence[int] = range(n)
+    if at_most is not None and at_most < n and not keep:
+        chosen = np.linspace(0, n - 1, at_most).astype(np.int64).tolist()
     images = torch.empty((n, preprocess.channels, *preprocess.image_size), dtype=torch.uint8) if keep else None
 
     def look(index: int) -> BadImage | None:
         try:
-            data, name = samples.encoded(index), samples.names[index]
+            image = preprocess.load(samples.encoded(index), samples.names[index])
             if images is not None:
-                images[index] = preprocess.load(data, name)
-            elif full:
-                preprocess.load(data, name)
-            else:
-                open_image(data, name)
+                images[index] = image
         except ImageError as error:
             return BadImage(index, str(error))
         return None
 
     found = []
-    for done, bad_image in enumerate(_map(look, n, workers), start=1):
+    for done, bad_image in enumerate(_map(look, chosen, workers), start=1):
         if bad_image is not None:
             found.append(bad_image)
         if progress is not None:
-            progress(done, n)
+            progress(done, len(chosen))
     bad = tuple(found)
     if not bad:
         return Checked(samples, images, ())
     if not skip_bad:
-        raise UserError(f"{_describe(bad, n)}. Mend or remove them, or leave them out with --skip-bad")
+        raise UserError(f"{_describe(bad, len(chosen))}. Mend or remove them, or leave them out with --skip-bad")
     good = np.setdiff1d(np.arange(n), [image.index for image in bad])
     if not len(good):
-        raise UserError(f"{_describe(bad, n)}: no image is left")
+        raise UserError(f"{_describe(bad, len(chosen))}: no image is left")
     kept = samples.subset(good)
     if samples.targets is not None and kept.targets is not None:
         for lost in np.setdiff1d(samples.targets, kept.targets)[:1]:
-            raise UserError(f"{_describe(bad, n)}: no image of class {samples.labels[lost]!r} is left")
+            raise UserError(f"{_describe(bad, len(chosen))}: no image of class {samples.labels[lost]!r} is left")
     return Checked(kept, None if images is None else images[torch.from_numpy(good)], bad)
 
 
@@ -106,10 +107,11 @@ def _describe(bad: tuple[BadImage, ...], n: int) -> str:
     return f"{len(bad)} of {n} images cannot be used: {first}{more}"
 
 
-def _map(look: Callable[[int], BadImage | None], n: int, workers: int) -> Iterator[BadImage | None]:
-    """``look(i)`` for every i, in order. Threads do, as Pillow and torch decode and resize outside Python's lock."""
+def _map(look: Callable[[int], BadImage | None], indices: Sequence[int], workers: int) -> Iterator[BadImage | None]:
+    """``look(i)`` for every index, in order. Threads do, as Pillow and torch decode and resize outside Python's lock."""
     if workers <= 1:
-        yield from map(look, range(n))
+        yield from map(look, indices)
         return
     with ThreadPoolExecutor(workers) as pool:
-        yield from pool.map(look, range(n))
+        for start in range(0, len(indices), _AT_ONCE):  # the pool keeps a record of all that waits: 2 kB an image
+            yield from pool.map(look, indices[start : start + _AT_ONCE])

@@ -27,7 +27,7 @@ class Samples:
     """Images, and their classes where known, by index."""
 
     names: Sequence[str]
-    """One name a sample, for people and for the split: 'cat/0001.jpg', 'shard-000.tar:00012', 'digits/0012.png'."""
+    """One name a sample, for people and for the split: 'cat/0001.jpg', 'shard-000.tar:00012', '3/0012.png'."""
     targets: np.ndarray | None
     """Class indices (n,) int64, or None where there are no labels."""
     labels: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""The split into training and validation: a function of each sample's class and file name alone.
+"""The split into training and validation: a function of each sample's class and name alone.
 
 A sample's side is decided by a hash of its own name, so adding, removing or reordering other files moves none.
 """
@@ -38,18 +38,30 @@ def split_of_file(file: Path, root: Path) -> str:
 
 
 def places(names: Sequence[str], targets: np.ndarray, labels: Sequence[str], purpose: str) -> np.ndarray:
-    """Where each sample stands on the unit interval (n,) float64: a hash of class/filename.
+    """Where each sample stands on the unit interval (n,) float64: a hash of its class and its name.
 
-    Folders above the file do not count, so a data set that is moved or nested otherwise is split alike.
+    The folders of the split and of the class count as the class, so 'train/cat/p01/1.jpg' and 'cat/p01/1.jpg' of class
+    cat have the same place, and a folder is split like a table or an archive of it that names files so.
 
     Args:
         purpose: splits with different purposes are independent ('val', 'test').
     """
     found = np.empty(len(names))
     for i, (name, target) in enumerate(zip(names, targets, strict=True)):
-        key = f"{purpose}:{labels[target]}/{name.replace(chr(92), '/').rsplit('/', 1)[-1]}"
+        key = f"{purpose}:{labels[target]}/{_below_class(name.replace(chr(92), '/'), labels[target])}"
         found[i] = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=7).digest(), "big") / 2**56
     return found
+
+
+def _below_class(name: str, label: str) -> str:
+    """What of a name lies below the folder of its class; the whole name where no such folder stands first in it.
+
+    A folder of that name further down is no class folder: in 'p01/cat/scan.png' the patient tells files apart.
+    """
+    first, _, rest = name.partition("/")
+    if first != label and split_of(first) is not None:
+        first, _, rest = rest.partition("/")
+    return rest if first == label and rest else name
 
 
 def held_out(names: Sequence[str], targets: np.ndarray, labels: Sequence[str], fraction: float) -> np.ndarray:

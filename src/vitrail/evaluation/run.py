@@ -5,6 +5,7 @@ Shapes: B batch, n images, C classes, D width of the features.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -32,6 +33,7 @@ def evaluate(
     preprocess: Preprocess | None = None,
     calibration: Samples | None = None,
     calibration_name: str = "separate",
+    cached: Tensor | None = None,
     batch_size: int = 64,
     workers: int = 0,
     autocast: torch.dtype | None = None,
@@ -47,6 +49,7 @@ def evaluate(
         preprocess: None for the model's own.
         calibration: other labelled samples to fit the temperature on; without them it is fitted on the evaluated ones.
         calibration_name: what the result calls these.
+        cached: the images of the evaluated samples, as for ``infer``.
         batch_size, workers, autocast, progress: as for ``infer``.
         top_mistakes: how many of the most confident mistakes to keep.
 
@@ -58,16 +61,14 @@ def evaluate(
     samples = choose_split(data, split)[1] if isinstance(data, Dataset) else data
     labels = _labels(model, samples)
 
-    def predict(chosen: Samples) -> tuple[Tensor, Tensor]:
-        return predict_logits(
-            model, chosen, preprocess, batch_size=batch_size, workers=workers, autocast=autocast, progress=progress
-        )
-
+    predict = partial(
+        predict_logits, model, batch_size=batch_size, workers=workers, autocast=autocast, progress=progress
+    )
     fitted_on = None
     if calibration is not None:
         _labels(model, calibration)
-        fitted_on = predict(calibration)
-    logits, targets = predict(samples)
+        fitted_on = predict(calibration, preprocess)
+    logits, targets = predict(samples, preprocess, cached=cached)
     return evaluate_logits(
         logits,
         targets,

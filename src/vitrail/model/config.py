@@ -5,8 +5,11 @@ Nothing here imports torch: a configuration can be read, checked and counted bef
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from types import MappingProxyType
-from typing import Any
+from functools import cache
+from math import isfinite
+from numbers import Integral, Real
+from types import MappingProxyType, NoneType
+from typing import Any, get_args, get_type_hints
 
 from vitrail.errors import UserError, did_you_mean
 
@@ -61,7 +64,8 @@ class ViTConfig:
     drop_path: float = _doc("stochastic depth of the last block, rising linearly from 0 at the first", default=0.0)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "image_size", _pair(self.image_size))
+        for name, hint in _hints().items():
+            object.__setattr__(self, name, _as_type(name, getattr(self, name), hint))
         self._check_numbers()
         self._check_choices()
         self._check_grid()
@@ -186,8 +190,8 @@ def variant(name: str, **changes: Any) -> ViTConfig:
     A size may be written with any patch size (``Ti/4``); an unknown size is a UserError with the nearest names. An
     image size that is not given is 224 x 224, rounded down to a multiple of the patch size.
     """
-    size, slash, patch = name.partition("/")
-    if size not in _SIZES or (slash and not patch.isdigit()) or not slash:
+    size, _, patch = name.partition("/")
+    if size not in _SIZES or not patch.isdecimal():
         raise UserError(f"unknown variant {name!r}: {did_you_mean(name, VARIANTS)}")
     width, depth, heads, mlp_width, _ = _SIZES[size]
     values: dict[str, Any] = {
@@ -195,7 +199,7 @@ def variant(name: str, **changes: Any) -> ViTConfig:
     }  # fmt: skip
     _refuse_unknown(changes)
     values |= changes
-    p = max(1, int(values["patch_size"]))
+    p = max(1, _as_type("patch_size", values["patch_size"], int))
     values.setdefault("image_size", (max(p, 224 // p * p),) * 2)
     return ViTConfig(**values)
 
@@ -217,12 +221,39 @@ def _require(condition: bool, name: str, value: object, accepted: str) -> None:
         raise UserError(f"model.{name} is {value}: it must be {accepted}")
 
 
+@cache
+def _hints() -> dict[str, Any]:
+    """Field name -> the type that it is annotated with."""
+    return get_type_hints(ViTConfig)
+
+
+def _as_type(name: str, value: Any, hint: Any) -> Any:
+    """A value as the plain Python type of its field; NumPy's integers are whole numbers, and those are numbers."""
+    if name == "image_size":
+        return _pair(value)
+    kind, *others = get_args(hint) or (hint,)
+    if kind is str or (value is None and NoneType in others):
+        return value  # every string is one of a few choices, which are checked, and listed, by _check_choices
+    accepted = {int: "a whole number", float: "a number", bool: "true or false"}[kind]
+    fits = {int: _is_whole, float: _is_number, bool: lambda v: isinstance(v, bool)}[kind](value)
+    if not fits:
+        raise UserError(f"model.{name} is {value!r}: it must be {accepted}{', or null' if others else ''}")
+    return kind(value)
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and isfinite(value)
+
+
 def _pair(size: Any) -> tuple[int, int]:
-    if isinstance(size, int):
-        return size, size
-    if len(size) != 2:
-        raise UserError(f"image size {size!r} must be one number, or height and width")
-    return int(size[0]), int(size[1])
+    sides = (size, size) if _is_whole(size) else size
+    if not isinstance(sides, tuple | list) or len(sides) != 2 or not all(map(_is_whole, sides)):
+        raise UserError(f"image size {size!r}: it must be one whole number, or height and width")
+    return int(sides[0]), int(sides[1])
 
 
 def _size(size: tuple[int, ...]) -> str:

@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from vitrail.device import best_device
 from vitrail.errors import UserError
 
 
@@ -19,6 +20,8 @@ class Devices:
     rank: int
     world: int
     device: torch.device
+    neighbours: int = 1
+    """Processes on this machine, this one included: they share its cores and memory."""
 
     @property
     def first(self) -> bool:
@@ -59,29 +62,24 @@ def devices() -> Iterator[Devices]:
     world = int(os.environ.get("WORLD_SIZE", "1"))
     local = int(os.environ.get("LOCAL_RANK", "0"))
     device = best_device(local)
+    if device.type == "cuda":
+        if device.index is None:
+            device = torch.device("cuda", local)
+        elif world > 1 and device.index != local:
+            raise UserError(f"VITRAIL_DEVICE={device} would put {world} processes on one GPU: leave it out")
+        torch.cuda.set_device(device)  # what is seeded and measured is the current device
     if world == 1:
         yield Devices(0, 1, device)
         return
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
     own = not dist.is_initialized()
     if own:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
-        yield Devices(dist.get_rank(), dist.get_world_size(), device)
+        neighbours = int(os.environ.get("LOCAL_WORLD_SIZE", world))
+        yield Devices(dist.get_rank(), dist.get_world_size(), device, neighbours)
     finally:
         if own:
             dist.destroy_process_group()
-
-
-def best_device(local_rank: int = 0) -> torch.device:
-    """The GPU of this process, Apple's GPU, or the CPU; ``VITRAIL_DEVICE`` overrides (``cpu``, ``cuda:1`` ...)."""
-    forced = os.environ.get("VITRAIL_DEVICE")
-    if forced:
-        return torch.device(forced)
-    if torch.cuda.is_available():
-        return torch.device("cuda", local_rank)
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
 def resolve_precision(wanted: str, device: torch.device) -> str:

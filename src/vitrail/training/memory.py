@@ -10,6 +10,7 @@ from vitrail.errors import UserError
 from vitrail.model import cost
 from vitrail.model.config import ViTConfig
 from vitrail.recipes.recipe import Recipe
+from vitrail.training.device import Devices
 
 _CGROUP = Path("/sys/fs/cgroup")
 _CGROUP_LIMIT, _CGROUP_USED, _CGROUP_STAT = (_CGROUP / name for name in ("memory.max", "memory.current", "memory.stat"))
@@ -44,15 +45,16 @@ def step_bytes(recipe: Recipe, config: ViTConfig, *, batch_size: int, precision:
     )
 
 
-def check_memory(recipe: Recipe, config: ViTConfig, *, device: torch.device, world: int, precision: str) -> str:
+def check_memory(recipe: Recipe, config: ViTConfig, place: Devices, precision: str) -> str:
     """A sentence about the memory that a step needs.
 
     Raises:
         UserError: it needs more than is free; the message names a batch size that fits, or says that none does.
     """
+    world = place.world
     share = recipe.batch_size // world // recipe.optimizer.accumulate
-    sharing = 1 if device.type == "cuda" else world  # processes on one machine share its memory, not their GPUs'
-    free = free_bytes(device) // sharing
+    # processes on one machine share its memory, but each has its own GPU
+    free = free_bytes(place.device) // (1 if place.device.type == "cuda" else place.neighbours)
     need = step_bytes(recipe, config, batch_size=share, precision=precision)
     if need <= _MARGIN * free:
         return f"memory: about {gigabytes(need)} for a step, {gigabytes(free)} free"

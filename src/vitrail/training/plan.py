@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,6 +12,7 @@ from vitrail.data.cache import CACHE_BYTES, Checked, cache_bytes, check_images
 from vitrail.data.open import Dataset
 from vitrail.data.preprocess import Preprocess
 from vitrail.data.samples import Samples
+from vitrail.data.workers import cores
 from vitrail.errors import UserError
 from vitrail.model.config import ViTConfig
 from vitrail.recipes.files import changed
@@ -19,7 +20,7 @@ from vitrail.recipes.recipe import Recipe
 from vitrail.training.memory import free_bytes
 from vitrail.weights.load import read
 
-_DECODE_ALL = 20_000  # images
+_LOOK_AT = 20_000  # images, before the first step; all of them if bad ones are to be left out
 _PIXEL_KEYS = ("mode", "crop_fraction", "interpolation", "mean", "std")
 
 
@@ -56,8 +57,21 @@ class Plan:
         return len(self.train.samples) / self.recipe.batch_size
 
 
-def make_plan(recipe: Recipe, data: Dataset, *, world: int = 1) -> Plan:
+def make_plan(
+    recipe: Recipe,
+    data: Dataset,
+    *,
+    world: int = 1,
+    neighbours: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> Plan:
     """Decide everything that follows from the recipe, the data and the start model.
+
+    Args:
+        recipe, data: what to train on what.
+        world: processes that train together.
+        neighbours: those of them on this machine, which share its memory.
+        progress: called with (done, all) while images are looked at.
 
     Raises:
         UserError: what cannot be trained: no training images, damaged images without ``skip_bad``, sizes that do not fit
@@ -74,10 +88,14 @@ def make_plan(recipe: Recipe, data: Dataset, *, world: int = 1) -> Plan:
     augment = Augment(**recipe.augment.model_dump())
     config, preprocess = _from_start(recipe, data) if recipe.init else _from_scratch(recipe, data)
     # Random crops differ every epoch; all else begins with the same resized image, which is worth keeping.
-    room = min(CACHE_BYTES, free_bytes(torch.device("cpu")) // 4) // world
-    train = _checked(data.train, recipe, preprocess, room if recipe.augment.crop == "none" else 0)
-    val = _checked(data.val, recipe, preprocess, room // 4)
-    test = _checked(data.test, recipe, preprocess, 0)
+    room = min(CACHE_BYTES, free_bytes(torch.device("cpu")) // 4) // neighbours
+
+    def checked(samples: Samples | None, share: int) -> Checked | None:
+        return _checked(samples, recipe, preprocess, share, max(1, cores() // neighbours), progress)
+
+    train = checked(data.train, room if recipe.augment.crop == "none" else 0)
+    val = checked(data.val, room // 4)
+    test = checked(data.test, 0)
     assert train is not None
     n = len(train.samples)
     steps = recipe.steps or max(1, math.ceil((recipe.epochs or 1) * n / recipe.batch_size))
@@ -99,7 +117,14 @@ def make_plan(recipe: Recipe, data: Dataset, *, world: int = 1) -> Plan:
     )
 
 
-def _checked(samples: Samples | None, recipe: Recipe, preprocess: Preprocess, room: int) -> Checked | None:
+def _checked(
+    samples: Samples | None,
+    recipe: Recipe,
+    preprocess: Preprocess,
+    room: int,
+    workers: int,
+    progress: Callable[[int, int], None] | None,
+) -> Checked | None:
     """Look at every image before the first step, and keep them decoded where they fit into ``room`` bytes."""
     if samples is None:
         return None
@@ -107,11 +132,11 @@ def _checked(samples: Samples | None, recipe: Recipe, preprocess: Preprocess, ro
     return check_images(
         samples,
         preprocess,
-        workers=os.cpu_count() or 1,
+        workers=workers,
         skip_bad=recipe.data.skip_bad,
         keep=room > 0 and (fits if recipe.data.cache is None else recipe.data.cache),
-        # Of millions of images the headers alone are read, unless bad ones are to be left out from the start.
-        full=recipe.data.skip_bad or len(samples) <= _DECODE_ALL,
+        at_most=None if recipe.data.skip_bad else _LOOK_AT,
+        progress=progress,
     )
 
 

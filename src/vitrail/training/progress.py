@@ -54,6 +54,12 @@ class TrainingProgress:
             self._last_plain = time.monotonic()
             self.say(f"step {step}/{self.total}  {text}")
 
+    def looking(self, done: int, total: int) -> None:
+        """How many images have been looked at before training, said every ten seconds."""
+        if time.monotonic() - self._last_plain >= _PLAIN_EVERY:
+            self._last_plain = time.monotonic()
+            self.say(f"looked at {done:,} of {total:,} images")
+
     def say(self, text: str) -> None:
         """A line that stays."""
         if not self.quiet:

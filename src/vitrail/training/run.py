@@ -1,6 +1,5 @@
 """A training run from its start to its report. The order in which a run starts stands here, in ``train``."""
 
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -12,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from vitrail.data.batches import TrainBatches
 from vitrail.data.randomness import words
+from vitrail.data.workers import loader_workers
 from vitrail.model.vit import ViT
 from vitrail.recipes import files
 from vitrail.recipes.recipe import Recipe
@@ -62,9 +62,11 @@ def train(
         progress = TrainingProgress(quiet=quiet or not place.first)
         begun = begin(recipe, data, dict(changes or {}), Path(out) if out else None, resume)
         _say(progress, begun.notes)
-        plan = make_plan(begun.recipe, begun.data, world=place.world)
+        plan = make_plan(
+            begun.recipe, begun.data, world=place.world, neighbours=place.neighbours, progress=progress.looking
+        )
         precision = resolve_precision(plan.recipe.precision, place.device)
-        memory = check_memory(plan.recipe, plan.config, device=place.device, world=place.world, precision=precision)
+        memory = check_memory(plan.recipe, plan.config, place, precision)
 
         model, started = _model(plan, place)
         state = RunState(model, Optimisers(model, plan.recipe.optimizer), _ema(model, plan.recipe), plan.fingerprint)
@@ -78,7 +80,7 @@ def train(
         place.barrier()
 
         step = _train_step(plan, state, place, precision)
-        workers = _workers(plan.recipe, place)
+        workers = loader_workers(plan.recipe.data.workers, len(plan.train.samples), place.device.type, place.neighbours)
         with progress.of(plan.steps), stop_requests() as stop:
             loop = Loop(plan, state, step, place, begun.folder, progress, stop, workers)
             if state.step < plan.steps:
@@ -165,14 +167,6 @@ def _batches(plan: Plan, state: RunState, place: Devices, workers: int) -> Train
         cached=plan.train.cached,
         pin_memory=place.device.type == "cuda",
     )
-
-
-def _workers(recipe: Recipe, place: Devices) -> int:
-    """Processes that load images: as wanted; else the machine's cores, shared out, less one for the model on a CPU."""
-    if recipe.data.workers is not None:
-        return recipe.data.workers
-    share = (os.cpu_count() or 1) // place.world
-    return max(0, min(share - (place.device.type == "cpu"), 16))
 
 
 def _describe(plan: Plan, model: ViT, place: Devices, precision: str) -> str:

@@ -30,7 +30,7 @@ def open_digits() -> Listing:
 
     digits = load_digits()
     images = np.rint(digits.images * (255 / 16)).astype(np.uint8)
-    names = [f"digits/{i:04d}.png" for i in range(len(images))]
+    names = [f"{digit}/{i:04d}.png" for i, digit in enumerate(digits.target)]
     labels = tuple(str(digit) for digit in range(10))
     test = fixed_share(names, digits.target, labels, TEST_FRACTION)
     parts = {}
