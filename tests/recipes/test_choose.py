@@ -25,7 +25,8 @@ def test_little_data_gets_the_small_recipe_with_a_conv_stem(tmp_path: Path) -> N
 
 def test_a_start_model_digits_and_a_million_images_have_their_own(tmp_path: Path) -> None:
     data = data_of(tmp_path, (20, 20))
-    assert choose(data, source="photos", init="model", named_variant=False).recipe == files.load("finetune")
+    tuned = choose(data, source="photos", init="model", named_variant=False).recipe
+    assert tuned == files.changed(files.load("finetune"), {"epochs": tuned.epochs})
     assert choose(data, source="digits", init=None, named_variant=False).recipe == files.load("digits")
     many = Samples(range(PLENTY), np.zeros(PLENTY, np.int64), ("a", "b"), lambda i: b"")
     large = Dataset("large", ("a", "b"), many, None, None)
@@ -36,7 +37,15 @@ def test_a_start_model_digits_and_a_million_images_have_their_own(tmp_path: Path
 
 @pytest.mark.parametrize(
     ("size", "image_size", "patch_size"),
-    [((500, 375), 64, 8), ((100, 100), 64, 8), ((32, 32), 32, 4), ((28, 28), 28, 4), ((50, 40), 32, 4), ((8, 8), 8, 2)],
+    [
+        ((500, 375), 64, 8),
+        ((56, 56), 56, 8),
+        ((100, 100), 64, 8),
+        ((32, 32), 32, 4),
+        ((28, 28), 28, 4),
+        ((50, 40), 32, 4),
+        ((8, 8), 8, 2),
+    ],
 )
 def test_images_of_any_size_become_about_64_tokens(
     tmp_path: Path, size: tuple[int, int], image_size: int, patch_size: int
@@ -60,9 +69,19 @@ def test_fewer_images_are_seen_more_often() -> None:
     assert [epochs_for(n, 100) for n in (20, 375, 1_500, 6_000, 90_000)] == [400, 200, 100, 50, 20]
 
 
+@pytest.mark.parametrize(
+    ("size", "image_size"),
+    [((100, 400), (40, 112)), ((300, 150), (88, 48)), ((96, 32), (56, 20)), ((100, 140), (64, 64))],
+)
+def test_long_images_stay_long(tmp_path: Path, size: tuple[int, int], image_size: tuple[int, int]) -> None:
+    recipe, _ = give_size(files.load("small"), data_of(tmp_path, size))
+    assert recipe.image_size == image_size
+    recipe.vit_config(classes=2)
+
+
 def test_a_given_size_is_kept_and_gets_a_patch_size(tmp_path: Path) -> None:
     data = data_of(tmp_path, (500, 375))
-    for size, patch_size in (((40, 80), 4), ((64, 64), 8), ((128, 96), 8), ((12, 12), 2)):
+    for size, patch_size in (((40, 80), 4), ((64, 64), 8), ((128, 96), 8), ((12, 12), 2), ((224, 224), 16)):
         recipe, _ = give_size(files.changed(files.load("small"), {"image_size": size}), data)
         assert (recipe.image_size, recipe.model["patch_size"]) == (size, patch_size)
         recipe.vit_config(classes=2)

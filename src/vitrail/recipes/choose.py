@@ -10,8 +10,10 @@ from vitrail.recipes.recipe import Recipe
 
 # Below this many training images a plain ViT from scratch is starved of examples (Dosovitskiy et al., 2021, figure 4).
 PLENTY = 100_000
-# The number of training images for which the epochs of the recipe small were found.
+# The number of training images for which the epochs of the recipes small and finetune were found.
 SMALL_IMAGES = 1_500
+# From this ratio of the longer side to the shorter on, images are not made square.
+LONG = 1.5
 
 
 @dataclass(frozen=True)
@@ -33,29 +35,34 @@ def choose(data: Dataset, *, source: str, init: str | None, named_variant: bool,
     """
     n = len(data.train) if data.train is not None else 0
     if init:
-        return Choice(files.load("finetune"), (f"recipe finetune: the run starts from {init}",))
+        return _with_epochs("finetune", n, [f"recipe finetune: the run starts from {init}"], named_length)
     if source == "digits" and not named_variant:
         return Choice(files.load("digits"), ("recipe digits: made for the built-in 8x8 images",))
     if n >= PLENTY:
         reason = f"recipe imagenet: {n:,} images are enough for a plain ViT from scratch"
         # its 224 pixels suit photographs; what suits these images is for give_size to say
         return Choice(files.changed(files.load("imagenet"), {"image_size": None}), (reason,))
-    small = files.load("small")
-    epochs = epochs_for(n, small.epochs or 1)
     reasons = [f"recipe small: {n:,} images and no start model (--init would do better, if there is one)"]
-    if not named_length:
-        reasons.append(f"epochs: {epochs}, as fewer images are seen more often")
     if not named_variant:
         reasons.append(
             "model: a small ViT with a convolutional stem, whose built-in locality is worth more than size on little data; "
             "name a --model to have it otherwise"
         )
-    return Choice(files.changed(small, {"epochs": epochs}), tuple(reasons))
+    return _with_epochs("small", n, reasons, named_length)
+
+
+def _with_epochs(name: str, n: int, reasons: list[str], named_length: bool) -> Choice:
+    """A recipe with as many epochs as suit the number of images, said unless the person names their own."""
+    recipe = files.load(name)
+    epochs = epochs_for(n, recipe.epochs or 1)
+    if not named_length:
+        reasons.append(f"epochs: {epochs}, as {n:,} images are {'few' if n < SMALL_IMAGES else 'many'}")
+    return Choice(files.changed(recipe, {"epochs": epochs}), tuple(reasons))
 
 
 def patch_for(side: int) -> int:
-    """The patch size that cuts an image with this shorter side into some 64 patches, at most 8 pixels wide."""
-    return 8 if side >= 64 else 4 if side >= 16 else 2
+    """The patch size that cuts a square image with this side into some 25 to 200 patches."""
+    return 2 if side < 16 else 4 if side < 48 else 8 if side < 112 else 16
 
 
 def epochs_for(n: int, epochs: float) -> int:
@@ -79,7 +86,7 @@ def give_size(recipe: Recipe, data: Dataset) -> tuple[Recipe, list[str]]:
         if not open_patch:
             return recipe, []
         p = patch_for(min(recipe.image_size))
-        return files.changed(recipe, {"model.patch_size": p}), [f"patches of {p}x{p}: about 64 of them make an image"]
+        return files.changed(recipe, {"model.patch_size": p}), [f"patches of {p}x{p} pixels"]
     h, w = typical_size(data.train)
     side = min(h, w)
     if not open_patch:
@@ -88,10 +95,22 @@ def give_size(recipe: Recipe, data: Dataset) -> tuple[Recipe, list[str]]:
         return files.changed(recipe, {"image_size": (size, size)}), [
             f"image size {size}x{size}: the images are about {h}x{w}"
         ]
-    p = patch_for(side)
-    size = max(p * 4, min(8 * p, side) // p * p)
-    reason = f"image size {size}x{size} in patches of {p}: the images are about {h}x{w}"
-    return files.changed(recipe, {"image_size": (size, size), "model.patch_size": p}), [reason]
+    p = min(8, patch_for(side))
+    height, width = grid_for(h, w, max(4, min(8, side // p)))
+    reason = f"image size {height * p}x{width * p} in patches of {p}: the images are about {h}x{w}"
+    return files.changed(recipe, {"image_size": (height * p, width * p), "model.patch_size": p}), [reason]
+
+
+def grid_for(h: int, w: int, side: int) -> tuple[int, int]:
+    """Rows and columns of about ``side`` x ``side`` patches: square, unless most images are clearly longer one way.
+
+    From an aspect ratio of 3 to 2 on, a square crop would lose a third of the picture and more. Beyond 3 to 1 the ends
+    are cut off.
+    """
+    ratio = min(3.0, max(1 / 3, w / h))
+    if 1 / LONG < ratio < LONG:
+        return side, side
+    return max(2, round(side / math.sqrt(ratio))), max(2, round(side * math.sqrt(ratio)))
 
 
 def patch_size(recipe: Recipe) -> int:
