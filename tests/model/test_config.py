@@ -6,28 +6,16 @@ import numpy as np
 import pytest
 import torch
 
+from published import PARAMETERS
 from vitrail.errors import UserError
 from vitrail.model import VARIANTS, ViT, ViTConfig, variant
 
-# google-research/vision_transformer, 1000 classes
-PUBLISHED = {
-    "Ti/16": 5_717_416,
-    "S/16": 22_050_664,
-    "S/32": 22_878_952,
-    "B/8": 86_576_872,
-    "B/16": 86_567_656,
-    "B/32": 88_224_232,
-    "L/16": 304_326_632,
-    "L/32": 306_535_400,
-    "H/14": 632_045_800,
-}
 
-
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", PARAMETERS)
 def test_variants_have_the_published_number_of_parameters(name: str) -> None:
     with torch.device("meta"):
         model = ViT(variant(name))
-    assert sum(p.numel() for p in model.parameters()) == PUBLISHED[name]
+    assert sum(p.numel() for p in model.parameters()) == PARAMETERS[name]
 
 
 @pytest.mark.parametrize(("name", "count"), [("S/16", 22_049_896), ("B/16", 86_566_120)])

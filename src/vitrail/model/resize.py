@@ -3,17 +3,28 @@
 The libraries that publish checkpoints interpolate differently, and the difference is not small; each way has its name.
 """
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from vitrail.errors import UserError, did_you_mean
 
-# method -> arguments of torch's interpolate, and whose way it is
-METHODS: dict[str, dict[str, object]] = {
-    "bicubic_antialias": {"mode": "bicubic", "antialias": True},  # timm
-    "bicubic": {"mode": "bicubic"},  # transformers
-    "bilinear_corners": {"mode": "bilinear", "align_corners": True},  # Google: scipy's zoom with order 1
+
+class Method(NamedTuple):
+    """Arguments of torch's ``interpolate``."""
+
+    mode: str
+    antialias: bool = False
+    align_corners: bool = False
+
+
+# name -> how, and whose way it is
+METHODS = {
+    "bicubic_antialias": Method("bicubic", antialias=True),  # timm
+    "bicubic": Method("bicubic"),  # transformers
+    "bilinear_corners": Method("bilinear", align_corners=True),  # Google: scipy's zoom with order 1
 }
 
 
@@ -50,6 +61,9 @@ def resize_positions(
         return positions
     head, patches = positions[:, :prefix], positions[:, prefix:]
     image = patches.reshape(1, h, w, D).permute(0, 3, 1, 2).float()
-    resized = F.interpolate(image, size=new_grid, **METHODS[method])  # type: ignore[arg-type]
+    how = METHODS[method]
+    resized = F.interpolate(
+        image, size=new_grid, mode=how.mode, antialias=how.antialias, align_corners=how.align_corners
+    )
     rows = resized.permute(0, 2, 3, 1).reshape(1, new_grid[0] * new_grid[1], D)
     return torch.cat([head, rows.to(positions.dtype)], dim=1)
