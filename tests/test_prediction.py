@@ -152,7 +152,7 @@ def test_what_is_no_image_and_no_device_is_refused() -> None:
     with pytest.raises(UserError, match="not float64"):
         predictor([np.random.default_rng(0).random((3, 30, 40))])
     with pytest.raises(UserError, match="not int"):
-        predictor([3])  # type: ignore[list-item]
+        predictor([3])
     with pytest.raises(UserError, match="device 'tpu'"):
         Predictor(make_model(), device="tpu")
     model = make_model()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from safetensors.torch import load_file
 import vitrail
 from stripes import write_images
 from vitrail.errors import UserError
+from vitrail.recipes import files
 from vitrail.recipes.files import from_dict
 from vitrail.recipes.recipe import Recipe
 
@@ -259,6 +261,13 @@ def test_a_checkpoint_of_another_shape_is_refused_by_name(image_folder: Path, tm
         vitrail.train("finetune", image_folder, changes=changes, out=tmp_path / "other", quiet=True)
 
 
+def in_two_processes(*arguments: str) -> None:
+    """``vitrail train`` under torchrun, on the CPU."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "vitrail", "train"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run([*command, *arguments], check=True, env=environment, capture_output=True, timeout=300)
+
+
 @pytest.mark.slow
 def test_two_processes_train_the_same_model_as_one(image_folder: Path, tmp_path: Path) -> None:
     plain = {
@@ -268,10 +277,7 @@ def test_two_processes_train_the_same_model_as_one(image_folder: Path, tmp_path:
         "steps": 6,
     }
     vitrail.train(quick(**plain), image_folder, out=tmp_path / "one", quiet=True)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "vitrail", "train"]
-    arguments = ["--recipe", str(tmp_path / "one" / "recipe.yaml"), "--out", str(tmp_path / "two")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run([*command, *arguments], check=True, env=environment, capture_output=True, timeout=300)
+    in_two_processes("--recipe", str(tmp_path / "one" / "recipe.yaml"), "--out", str(tmp_path / "two"))
     one, two = metrics(tmp_path / "one"), metrics(tmp_path / "two")
     assert [(r["step"], r["split"]) for r in one] == [(r["step"], r["split"]) for r in two]
     assert [r["loss"] for r in two] == pytest.approx([r["loss"] for r in one], rel=1e-3)
@@ -340,3 +346,13 @@ def test_a_shortened_run_still_comes_down_from_its_warm_up(image_folder: Path, t
     rates = [r["lr"] for r in metrics(tmp_path / "run") if r["split"] == "train"]
     assert rates[1] == max(rates)
     assert rates[-1] < 0.1 * max(rates)
+
+
+@pytest.mark.slow
+def test_two_processes_with_a_conv_stem_resume_to_the_bit(image_folder: Path, tmp_path: Path) -> None:
+    files.save(quick(data={"val_fraction": 0.25, "source": str(image_folder)}), tmp_path / "recipe.yaml")
+    for run in ("whole", "parts"):
+        in_two_processes("--recipe", str(tmp_path / "recipe.yaml"), "--out", str(tmp_path / run))
+    shutil.rmtree(last_checkpoint(tmp_path / "parts"))  # as if the processes had died after the checkpoint of step 8
+    in_two_processes("--resume", "--out", str(tmp_path / "parts"))
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
