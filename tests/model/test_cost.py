@@ -36,6 +36,13 @@ CHOICES = [
     {"head_width": 16, "position": "none"},
     {"patch_size": 1, "image_size": (5, 7)},
     {"dropout": 0.1, "attention_dropout": 0.2, "drop_path": 0.1},
+    {"gated_mlp": True, "activation": "silu", "qk_norm": True},
+    {"position": "rotary2d", "pre_norm": True, "patch_bias": False},
+    {"pool": "token_avg", "final_norm": "pooled", "prefix_positions": False, "registers": 1},
+    {"pool": "avg", "final_norm": "none", "patch_norm": True},
+    {"distilled": True},
+    {"stem": "hybrid", "stem_layers": (1, 2), "patch_size": 8},
+    {"stem": "hybrid", "stem_layers": (), "patch_size": 8, "patch_bias": False},
 ]
 
 

@@ -7,7 +7,8 @@ import torch
 
 from vitrail.errors import UserError
 from vitrail.model import ViT, ViTConfig
-from vitrail.model.positions import sincos_2d
+from vitrail.model.attention import rotate
+from vitrail.model.positions import KINDS, rotary_2d, sincos_2d
 from vitrail.model.resize import METHODS, resize_positions
 
 
@@ -20,6 +21,40 @@ def test_sines_and_cosines_are_those_of_the_formula() -> None:
     assert token[4 + k].item() == pytest.approx(math.cos(column * omega), abs=1e-6)
     assert token[8 + k].item() == pytest.approx(math.sin(row * omega), abs=1e-6)
     assert token[12 + k].item() == pytest.approx(math.cos(row * omega), abs=1e-6)
+
+
+def test_rotary_angles_are_those_of_the_formula() -> None:
+    angles = rotary_2d((3, 5), 16, base=100.0)
+    row, column, k = 2, 1, 3
+    period = 100 ** (k / 4)
+    y, x = (row + 0.5) / 3 * 2 - 1, (column + 0.5) / 5 * 2 - 1
+    token = angles[row * 5 + column]
+    assert token[k].item() == pytest.approx(2 * math.pi * y / period, abs=1e-5)
+    assert token[4 + k].item() == pytest.approx(2 * math.pi * x / period, abs=1e-5)
+    torch.testing.assert_close(token[:8], token[8:])
+
+
+def test_rotation_turns_pairs_of_channels_and_no_prefix() -> None:
+    torch.manual_seed(0)
+    config = ViTConfig(image_size=(8, 12), patch_size=4, width=32, heads=2, mlp_width=8, position="rotary2d", registers=1)
+    rotation = KINDS["rotary2d"].rotation(config, config.grid, torch.device("cpu"))
+    assert rotation is not None
+    q = torch.randn(3, 2, config.tokens, 16)
+    turned = rotate(q, rotation)
+    torch.testing.assert_close(turned[:, :, :2], q[:, :, :2], rtol=0, atol=0)
+    angles = rotary_2d(config.grid, 16, config.rotary_base)[:, :8]
+    pairs = torch.complex(q[:, :, 2:, :8], q[:, :, 2:, 8:]) * torch.polar(torch.ones_like(angles), angles)
+    torch.testing.assert_close(turned[:, :, 2:], torch.cat([pairs.real, pairs.imag], dim=-1))
+
+
+def test_rotary_attention_logits_depend_on_the_offset_alone() -> None:
+    torch.manual_seed(0)
+    angles = rotary_2d((4, 6), 8, base=100.0)
+    q, k = torch.randn(1, 1, 1, 8), torch.randn(1, 1, 1, 8)
+    q, k = (rotate(x.expand(1, 1, 24, 8), (angles.cos(), angles.sin())) for x in (q, k))
+    logits = (q @ k.transpose(-2, -1))[0, 0].reshape(4, 6, 4, 6)
+    torch.testing.assert_close(logits[0, 0, 1, 2], logits[2, 3, 3, 5])
+    assert not torch.isclose(logits[0, 0, 1, 2], logits[0, 0, 2, 1])
 
 
 @pytest.mark.parametrize("method", METHODS)

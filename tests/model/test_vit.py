@@ -39,6 +39,12 @@ ALTERNATIVES = [
     {"position": "none", "pool": "avg"},
     {"representation": 24, "head_width": 16, "qkv_bias": False, "activation": "quick_gelu"},
     {"channels": 1, "activation": "relu", "norm_eps": 1e-5},
+    {"position": "rotary2d", "gated_mlp": True, "activation": "silu", "registers": 1},
+    {"pre_norm": True, "patch_bias": False, "qk_norm": True},
+    {"pool": "token_avg", "final_norm": "pooled", "prefix_positions": False},
+    {"pool": "avg", "final_norm": "none", "patch_norm": True},
+    {"distilled": True},
+    {"stem": "hybrid", "stem_layers": (1, 1)},
 ]
 
 
@@ -175,7 +181,67 @@ def test_without_positions_the_order_of_patches_does_not_matter() -> None:
     torch.manual_seed(9)
     images = torch.randn(2, 3, 32, 48)
     swapped = torch.cat([images[..., 24:], images[..., :24]], dim=-1)
-    for position, same in (("none", True), ("learned", False), ("sincos2d", False)):
+    for position, same in (("none", True), ("learned", False), ("sincos2d", False), ("rotary2d", False)):
         model = ViT(small(position=position)).eval()
         randomise(model)
         assert torch.allclose(model(images), model(swapped), atol=1e-5) is same
+
+
+@torch.no_grad()
+def test_a_distilled_model_gives_the_mean_of_its_two_heads() -> None:
+    torch.manual_seed(10)
+    model = ViT(small(distilled=True)).eval()
+    randomise(model)
+    out = model(torch.randn(2, 3, 32, 48), collect=("normed",))
+    tokens = out["normed"][0]
+    expected = (model.head(tokens[:, 0]) + model.head_dist(tokens[:, 1])) / 2
+    torch.testing.assert_close(out["logits"], expected)
+    assert out["features"].shape == (2, model.config.feature_width) == (2, 64)
+
+
+@pytest.mark.parametrize("pool", ["token", "avg", "token_avg"])
+@torch.no_grad()
+def test_the_last_norm_stands_where_it_is_said_to(pool: str) -> None:
+    torch.manual_seed(11)
+    images = torch.randn(2, 3, 32, 48)
+    for where in ("tokens", "pooled", "none"):
+        model = ViT(small(pool=pool, final_norm=where)).eval()
+        randomise(model)
+        out = model(images, collect=("tokens",))
+        z = model.norm(out["tokens"][-1])
+        parts = {"token": [z[:, 0]], "avg": [z[:, 1:].mean(1)], "token_avg": [z[:, 0], z[:, 1:].mean(1)]}[pool]
+        torch.testing.assert_close(out["features"], model.fc_norm(torch.cat(parts, dim=1)))
+        norms = [isinstance(norm, nn.LayerNorm) for norm in (model.norm, model.fc_norm)]
+        assert norms == [where == "tokens", where == "pooled"]
+
+
+@torch.no_grad()
+def test_positions_of_the_patches_alone_leave_the_prefix_as_it_is() -> None:
+    torch.manual_seed(12)
+    model = ViT(small(prefix_positions=False, registers=2)).eval()
+    randomise(model)
+    embedded = model.embed(torch.randn(2, 3, 32, 48))
+    torch.testing.assert_close(embedded[:, :1], model.cls_token.expand(2, -1, -1))
+    torch.testing.assert_close(embedded[:, 1:3], model.reg_token.expand(2, -1, -1))
+    assert model.pos_embed.shape == (1, 24, 32)
+
+
+@torch.no_grad()
+def test_a_gate_multiplies_the_second_half_by_the_activation_of_the_first() -> None:
+    torch.manual_seed(13)
+    mlp = ViT(small(gated_mlp=True, activation="silu")).blocks[0].mlp
+    randomise(mlp)
+    x = torch.randn(2, 5, 32)
+    gate, value = mlp.fc1(x)[..., :64], mlp.fc1(x)[..., 64:]
+    torch.testing.assert_close(mlp(x), mlp.fc2(gate * torch.sigmoid(gate) * value))
+
+
+@torch.no_grad()
+def test_norms_around_the_patches_are_over_pixels_and_over_tokens() -> None:
+    torch.manual_seed(14)
+    stem = ViT(small(patch_norm=True)).patch_embed
+    randomise(stem)
+    images = torch.randn(1, 3, 32, 48)
+    pixels = images[0, :, 8:16, 16:24].reshape(-1)
+    expected = stem.norm(stem.proj.weight.flatten(1) @ stem.norm_pixels(pixels) + stem.proj.bias)
+    torch.testing.assert_close(stem(images)[0, 6 + 2], expected)

@@ -3,6 +3,7 @@
 Shapes: B batch, N tokens, D width, H heads, K width per head.
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -24,6 +25,16 @@ def attend_explicitly(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> 
     return F.dropout(weights, dropout) @ v, weights
 
 
+Rotation = tuple[Tensor, Tensor]  # cosines and sines of each token's angles, (N, K) each
+
+
+def rotate(x: Tensor, rotation: Rotation) -> Tensor:
+    """Turn pairs of a head's channels, k and k + K / 2, by the token's angles (Su et al., 2021): (B, H, N, K)."""
+    cos, sin = (table.to(x.dtype) for table in rotation)
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat([-second, first], dim=-1) * sin
+
+
 class Attention(nn.Module):
     """Queries, keys and values by one matrix, attention by head, one matrix back: (B, N, D) -> (B, N, D)."""
 
@@ -32,12 +43,20 @@ class Attention(nn.Module):
         self.heads = config.heads
         self.dropout = config.attention_dropout
         self.qkv = nn.Linear(config.width, 3 * config.attention_width, bias=config.qkv_bias)
+        K = config.attention_width // config.heads
+        self.q_norm = nn.LayerNorm(K, eps=config.norm_eps) if config.qk_norm else nn.Identity()
+        self.k_norm = nn.LayerNorm(K, eps=config.norm_eps) if config.qk_norm else nn.Identity()
         self.proj = nn.Linear(config.attention_width, config.width)
         self.proj_drop = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, explicit: bool = False) -> tuple[Tensor, Tensor | None]:
-        """The output and, if ``explicit``, the attention weights (B, H, N, N)."""
+    def forward(
+        self, x: Tensor, rotation: Rotation | None = None, explicit: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """The output and, if ``explicit``, the attention weights (B, H, N, N); ``rotation`` of rotary positions."""
         q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in self.qkv(x).chunk(3, dim=-1))
+        q, k = self.q_norm(q), self.k_norm(k)
+        if rotation is not None:
+            q, k = rotate(q, rotation), rotate(k, rotation)
         dropout = self.dropout if self.training else 0.0
         weights = None
         if explicit:

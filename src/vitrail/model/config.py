@@ -1,27 +1,40 @@
-"""ViTConfig, every choice that makes a Vision Transformer, and VARIANTS, the sizes that have names.
+"""ViTConfig, every choice that makes a Vision Transformer.
 
 Nothing here imports torch: a configuration can be read, checked and counted before anything is built.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
-from functools import cache
-from math import isfinite
-from numbers import Integral, Real
-from types import MappingProxyType, NoneType
-from typing import Any, get_args, get_type_hints
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
-from vitrail.errors import UserError, did_you_mean
+from vitrail.errors import UserError
+from vitrail.model.fields import (
+    descriptions,
+    doc,
+    plain,
+    refuse_unknown,
+    require,
+    require_choice,
+    settle,
+    size_text,
+)
+from vitrail.model.resnet_config import MAX_STAGES, backbone_stride
 
-STEMS = ("linear", "conv")
-POOLS = ("token", "avg", "map")
-POSITIONS = ("learned", "sincos2d", "none")
+STEMS = ("linear", "conv", "hybrid")
+POOLS = ("token", "avg", "token_avg", "map")
+POSITIONS = ("learned", "sincos2d", "rotary2d", "none")
+INTERPOLATIONS = ("bicubic_antialias", "bicubic", "bilinear_corners")
+FINAL_NORMS = ("tokens", "pooled", "none")
 ACTIVATIONS = ("gelu", "gelu_tanh", "quick_gelu", "relu", "silu")
 
-
-def _doc(text: str, **kwargs: Any) -> Any:
-    """A dataclass field with its description, which the command line and the docs show."""
-    return field(metadata={"doc": text}, **kwargs)
+_CHOICES: Mapping[str, tuple[str, ...]] = {
+    "stem": STEMS,
+    "pool": POOLS,
+    "position": POSITIONS,
+    "position_interpolation": INTERPOLATIONS,
+    "final_norm": FINAL_NORMS,
+    "activation": ACTIVATIONS,
+}
 
 
 @dataclass(frozen=True)
@@ -31,41 +44,65 @@ class ViTConfig:
     The defaults are ViT-B/16 of Dosovitskiy et al. (2021), Table 1.
     """
 
-    image_size: tuple[int, int] = _doc("height and width in pixels", default=(224, 224))
-    patch_size: int = _doc("side of a patch in pixels; 1 makes every pixel a token", default=16)
-    channels: int = _doc("channels of the images: 3 for colour, 1 for grey", default=3)
-    classes: int = _doc("outputs of the head; 0 leaves the head out", default=1000)
-    width: int = _doc("D, the width of a token", default=768)
-    depth: int = _doc("number of blocks", default=12)
-    heads: int = _doc("number of attention heads", default=12)
-    head_width: int | None = _doc(
-        "width of one head's queries, keys and values; null means width / heads", default=None
+    image_size: tuple[int, int] = doc("height and width in pixels", default=(224, 224))
+    patch_size: int = doc("side of a patch in pixels; 1 makes every pixel a token", default=16)
+    channels: int = doc("channels of the images: 3 for colour, 1 for grey", default=3)
+    classes: int = doc("outputs of the head; 0 leaves the head out", default=1000)
+    width: int = doc("D, the width of a token", default=768)
+    depth: int = doc("number of blocks", default=12)
+    heads: int = doc("number of attention heads", default=12)
+    head_width: int | None = doc("width of one head's queries, keys and values; null means width / heads", default=None)
+    mlp_width: int = doc("hidden width of a block's MLP", default=3072)
+    stem: str = doc(
+        "how pixels become tokens: linear (one matrix a patch), conv (3x3 convolutions) or hybrid (a ResNet-v2 first)",
+        default="linear",
     )
-    mlp_width: int = _doc("hidden width of a block's MLP", default=3072)
-    stem: str = _doc(
-        "how pixels become tokens: linear (one matrix a patch) or conv (3x3 convolutions)", default="linear"
+    stem_width: int | None = doc("channels after the conv stem's first convolution; null derives it", default=None)
+    stem_layers: tuple[int, ...] = doc(
+        "hybrid stem: residual units of each ResNet stage; none leaves the first convolution alone", default=(3, 4, 9)
     )
-    stem_width: int | None = _doc("channels after the conv stem's first convolution; null derives it", default=None)
-    pool: str = _doc(
-        "what the head reads: token (class token), avg (mean of patches) or map (attention)", default="token"
+    patch_bias: bool = doc("bias on the patch matrix", default=True)
+    patch_norm: bool = doc(
+        "a norm over a patch's pixels and one over its token, around the patch matrix", default=False
     )
-    class_token: bool = _doc("prepend a learned class token", default=True)
-    registers: int = _doc("number of register tokens (Darcet et al., 2024)", default=0)
-    representation: int | None = _doc(
+    pool: str = doc(
+        "what the head reads: token (class token), avg (mean of patches), token_avg (both) or map (attention)",
+        default="token",
+    )
+    class_token: bool = doc("prepend a learned class token", default=True)
+    distilled: bool = doc(
+        "a second token with a head of its own; the two heads' logits are averaged (DeiT)", default=False
+    )
+    registers: int = doc("number of register tokens (Darcet et al., 2024)", default=0)
+    representation: int | None = doc(
         "width of the tanh layer before the head (pre-training); null for none", default=None
     )
-    position: str = _doc("position embedding: learned (1-D), sincos2d (fixed) or none", default="learned")
-    norm_eps: float = _doc("epsilon of every LayerNorm", default=1e-6)
-    activation: str = _doc("non-linearity of the MLP: gelu, gelu_tanh, quick_gelu, relu or silu", default="gelu")
-    qkv_bias: bool = _doc("bias on queries, keys and values", default=True)
-    layer_scale: float | None = _doc("initial LayerScale (Touvron et al., 2021); null for none", default=None)
-    dropout: float = _doc("dropout after dense layers (not qkv) and after adding positions", default=0.0)
-    attention_dropout: float = _doc("dropout on the attention weights", default=0.0)
-    drop_path: float = _doc("stochastic depth of the last block, rising linearly from 0 at the first", default=0.0)
+    position: str = doc(
+        "position embedding: learned (1-D), sincos2d (fixed), rotary2d (of queries and keys) or none", default="learned"
+    )
+    prefix_positions: bool = doc("the position table has rows for class token and registers too", default=True)
+    position_interpolation: str = doc(
+        "how learned positions reach another grid: bicubic_antialias (timm), bicubic (transformers, DINO) or "
+        "bilinear_corners (Google)",
+        default="bicubic_antialias",
+    )
+    rotary_base: float = doc("rotary positions: the ratio of the longest period to the shortest", default=100.0)
+    pre_norm: bool = doc("a norm before the first block (CLIP)", default=False)
+    final_norm: str = doc(
+        "where the last norm stands: tokens (before pooling), pooled (after it) or none", default="tokens"
+    )
+    norm_eps: float = doc("epsilon of every LayerNorm", default=1e-6)
+    activation: str = doc("non-linearity of the MLP: gelu, gelu_tanh, quick_gelu, relu or silu", default="gelu")
+    gated_mlp: bool = doc("the MLP has a gate: with silu it is SwiGLU (Shazeer, 2020)", default=False)
+    qkv_bias: bool = doc("bias on queries, keys and values", default=True)
+    qk_norm: bool = doc("a norm over each head's queries and keys", default=False)
+    layer_scale: float | None = doc("initial LayerScale (Touvron et al., 2021); null for none", default=None)
+    dropout: float = doc("dropout after dense layers (not qkv) and after adding positions", default=0.0)
+    attention_dropout: float = doc("dropout on the attention weights", default=0.0)
+    drop_path: float = doc("stochastic depth of the last block, rising linearly from 0 at the first", default=0.0)
 
     def __post_init__(self) -> None:
-        for name, hint in _hints().items():
-            object.__setattr__(self, name, _as_type(name, getattr(self, name), hint))
+        settle(self)
         self._check_numbers()
         self._check_choices()
         self._check_grid()
@@ -77,13 +114,28 @@ class ViTConfig:
 
     @property
     def prefix_tokens(self) -> int:
-        """Tokens before the patches: the class token, then the registers."""
-        return int(self.class_token) + self.registers
+        """Tokens before the patches: the class token, the distillation token, then the registers."""
+        return int(self.class_token) + int(self.distilled) + self.registers
 
     @property
     def tokens(self) -> int:
         """Length of the sequence that the blocks see."""
         return self.prefix_tokens + self.grid[0] * self.grid[1]
+
+    @property
+    def position_rows(self) -> int:
+        """Rows of a table of positions on the configuration's own grid."""
+        return self.tokens if self.prefix_positions else self.tokens - self.prefix_tokens
+
+    @property
+    def feature_width(self) -> int:
+        """Width of the pooled features, which the head reads."""
+        return 2 * self.width if self.distilled or self.pool == "token_avg" else self.width
+
+    @property
+    def head_inputs(self) -> int:
+        """Inputs of the head, or of each of the two heads of a distilled model."""
+        return self.representation or (self.width if self.distilled else self.feature_width)
 
     @property
     def attention_width(self) -> int:
@@ -102,39 +154,44 @@ class ViTConfig:
 
     def with_changes(self, **changes: Any) -> "ViTConfig":
         """A copy with some fields changed, checked again; an unknown field is a UserError."""
-        _refuse_unknown(changes)
+        refuse_unknown(ViTConfig, changes)
         return replace(self, **changes)
 
     def to_dict(self) -> dict[str, Any]:
-        """Every field, ready for JSON (``image_size`` as a list)."""
-        return {**asdict(self), "image_size": list(self.image_size)}
+        """Every field, ready for JSON (tuples as lists)."""
+        return plain(asdict(self))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "ViTConfig":
         """The inverse of ``to_dict``; an unknown field is a UserError with the nearest valid name."""
-        _refuse_unknown(values)
+        refuse_unknown(ViTConfig, values)
         return cls(**values)
 
     def _check_numbers(self) -> None:
         for name in ("patch_size", "channels", "width", "depth", "heads", "mlp_width"):
-            _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+            require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         for name in ("classes", "registers"):
-            _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+            require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         for name in ("head_width", "stem_width", "representation"):
             value = getattr(self, name)
-            _require(value is None or value >= 1, name, value, "at least 1, or null")
+            require(value is None or value >= 1, name, value, "at least 1, or null")
         for name in ("dropout", "attention_dropout", "drop_path"):
-            _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "a probability below 1")
-        _require(self.norm_eps > 0, "norm_eps", self.norm_eps, "above 0")
+            require(0 <= getattr(self, name) < 1, name, getattr(self, name), "a probability below 1")
+        for name in ("norm_eps", "rotary_base"):
+            require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
+        stages = len(self.stem_layers) <= MAX_STAGES and all(units >= 1 for units in self.stem_layers)
+        require(stages, "stem_layers", list(self.stem_layers), f"at most {MAX_STAGES} stages of at least 1 unit each")
 
     def _check_choices(self) -> None:
-        for name, valid in (("stem", STEMS), ("pool", POOLS), ("position", POSITIONS), ("activation", ACTIVATIONS)):
-            value = getattr(self, name)
-            if value not in valid:
-                raise UserError(f"model.{name} is {value!r}: {did_you_mean(str(value), valid)}")
-        if self.pool == "token" and not self.class_token:
+        for name, valid in _CHOICES.items():
+            require_choice(name, getattr(self, name), valid)
+        if self.pool in ("token", "token_avg") and not self.class_token:
             raise UserError(
-                "model.pool is token but model.class_token is false: set pool to avg or map, or add the token"
+                f"model.pool is {self.pool} but model.class_token is false: set pool to avg or map, or add the token"
+            )
+        if self.distilled and (self.pool, self.representation, self.final_norm) != ("token", None, "tokens"):
+            raise UserError(
+                "model.distilled needs pool token, final_norm tokens and no representation: each token has its own head"
             )
         if self.head_width is None and self.width % self.heads:
             raise UserError(
@@ -145,116 +202,36 @@ class ViTConfig:
             raise UserError(f"attention pooling needs model.width {self.width} divisible by model.heads {self.heads}")
         if self.position == "sincos2d" and self.width % 4:
             raise UserError(f"sin-cos positions need model.width divisible by 4, not {self.width}")
+        if self.position == "rotary2d" and (self.attention_width // self.heads) % 4:
+            raise UserError(
+                f"rotary positions need a head width divisible by 4, not {self.attention_width // self.heads}: "
+                "change model.width or model.heads, or set model.head_width"
+            )
+        if self.patch_norm and self.stem != "linear":
+            raise UserError(f"model.patch_norm needs the linear stem, not {self.stem}")
+        if self.stem == "hybrid" and self.patch_size % backbone_stride(self.stem_layers):
+            raise UserError(
+                f"a hybrid stem of {len(self.stem_layers)} stages takes a patch size divisible by "
+                f"{backbone_stride(self.stem_layers)}, not {self.patch_size}"
+            )
         if self.stem == "conv" and (self.patch_size < 2 or self.patch_size & (self.patch_size - 1)):
             raise UserError(f"the conv stem takes a patch size of 2, 4, 8, 16 ... (it halves), not {self.patch_size}")
 
     def _check_grid(self) -> None:
         p = self.patch_size
         if any(side < 1 for side in self.image_size):
-            raise UserError(f"image size {_size(self.image_size)} is not positive")
+            raise UserError(f"image size {size_text(self.image_size)} is not positive")
         if any(side % p for side in self.image_size):
             low = tuple(max(p, side // p * p) for side in self.image_size)
             high = tuple(-(-side // p) * p for side in self.image_size)
-            nearest = f"sizes are {_size(low)} and {_size(high)}" if low != high else f"size is {_size(low)}"
-            raise UserError(
-                f"image size {_size(self.image_size)} is not divisible by patch size {p}: the nearest {nearest}"
+            nearest = (
+                f"sizes are {size_text(low)} and {size_text(high)}" if low != high else f"size is {size_text(low)}"
             )
-
-
-# Name -> (width, depth, heads, mlp width, the patch sizes with a name). Ti..H: Dosovitskiy et al. (2021), Table 1, and
-# Steiner et al. (2022), Table 1; g, G: Zhai et al. (2022), Table 2, G's MLP as released (8192).
-_SIZES = {
-    "Ti": (192, 12, 3, 768, (16, 8)),
-    "S": (384, 12, 6, 1536, (32, 16, 14, 8)),
-    "B": (768, 12, 12, 3072, (32, 16, 14, 8)),
-    "L": (1024, 24, 16, 4096, (32, 16, 14)),
-    "H": (1280, 32, 16, 5120, (14, 16)),
-    "g": (1408, 40, 16, 6144, (14, 16)),
-    "G": (1664, 48, 16, 8192, (14,)),
-}
-
-VARIANTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
-    {
-        f"{size}/{patch}": MappingProxyType(
-            {"patch_size": patch, "width": width, "depth": depth, "heads": heads, "mlp_width": mlp_width}
-        )
-        for size, (width, depth, heads, mlp_width, patches) in _SIZES.items()
-        for patch in patches
-    }
-)
-
-
-def variant(name: str, **changes: Any) -> ViTConfig:
-    """The configuration of a named variant such as ``B/16``, with some fields changed.
-
-    A size may be written with any patch size (``Ti/4``); an unknown size is a UserError with the nearest names. An
-    image size that is not given is 224 x 224, rounded down to a multiple of the patch size.
-    """
-    size, _, patch = name.partition("/")
-    if size not in _SIZES or not patch.isdecimal():
-        raise UserError(f"unknown variant {name!r}: {did_you_mean(name, VARIANTS)}")
-    width, depth, heads, mlp_width, _ = _SIZES[size]
-    values: dict[str, Any] = {
-        "patch_size": int(patch), "width": width, "depth": depth, "heads": heads, "mlp_width": mlp_width
-    }  # fmt: skip
-    _refuse_unknown(changes)
-    values |= changes
-    p = max(1, _as_type("patch_size", values["patch_size"], int))
-    values.setdefault("image_size", (max(p, 224 // p * p),) * 2)
-    return ViTConfig(**values)
+            raise UserError(
+                f"image size {size_text(self.image_size)} is not divisible by patch size {p}: the nearest {nearest}"
+            )
 
 
 def documented_fields() -> dict[str, str]:
     """Field name -> its description, in the order of ``ViTConfig``."""
-    return {f.name: f.metadata["doc"] for f in fields(ViTConfig)}
-
-
-def _refuse_unknown(values: Mapping[str, Any]) -> None:
-    valid = [f.name for f in fields(ViTConfig)]
-    for name in values:
-        if name not in valid:
-            raise UserError(f"unknown model field {name!r}: {did_you_mean(name, valid)}")
-
-
-def _require(condition: bool, name: str, value: object, accepted: str) -> None:
-    if not condition:
-        raise UserError(f"model.{name} is {value}: it must be {accepted}")
-
-
-@cache
-def _hints() -> dict[str, Any]:
-    """Field name -> the type that it is annotated with."""
-    return get_type_hints(ViTConfig)
-
-
-def _as_type(name: str, value: Any, hint: Any) -> Any:
-    """A value as the plain Python type of its field; NumPy's integers are whole numbers, and those are numbers."""
-    if name == "image_size":
-        return _pair(value)
-    kind, *others = get_args(hint) or (hint,)
-    if kind is str or (value is None and NoneType in others):
-        return value  # every string is one of a few choices, which are checked, and listed, by _check_choices
-    accepted = {int: "a whole number", float: "a number", bool: "true or false"}[kind]
-    fits = {int: _is_whole, float: _is_number, bool: lambda v: isinstance(v, bool)}[kind](value)
-    if not fits:
-        raise UserError(f"model.{name} is {value!r}: it must be {accepted}{', or null' if others else ''}")
-    return kind(value)
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and isfinite(value)
-
-
-def _pair(size: Any) -> tuple[int, int]:
-    sides = (size, size) if _is_whole(size) else size
-    if not isinstance(sides, tuple | list) or len(sides) != 2 or not all(map(_is_whole, sides)):
-        raise UserError(f"image size {size!r}: it must be one whole number, or height and width")
-    return int(sides[0]), int(sides[1])
-
-
-def _size(size: tuple[int, ...]) -> str:
-    return f"{size[0]}x{size[1]}"
+    return descriptions(ViTConfig)

@@ -8,96 +8,132 @@ Symbols: N tokens, D width, A width of all heads together, M width of the MLP, H
 from dataclasses import dataclass
 from typing import Any
 
+from vitrail.model import ModelConfig, resnet_cost
 from vitrail.model.config import ViTConfig
+from vitrail.model.resnet_config import ResNetConfig, backbone_stride, backbone_width
 
 FLOAT32 = 4  # bytes
 
 
-def parameters(config: ViTConfig) -> dict[str, int]:
+def parameters(config: ModelConfig) -> dict[str, int]:
     """Part -> trainable parameters; their sum is exactly that of the built model."""
-    N, D, A, M = config.tokens, config.width, config.attention_width, config.mlp_width
+    if isinstance(config, ResNetConfig):
+        return resnet_cost.parameters(config)
+    D, A, M = config.width, config.attention_width, config.mlp_width
     counts = {
         "patches": _stem_parameters(config),
-        "position": N * D if config.position == "learned" else 0,
+        "position": config.position_rows * D if config.position == "learned" else 0,
         "prefix tokens": config.prefix_tokens * D,
         "attention projections": config.depth * (D * 3 * A + 3 * A * config.qkv_bias + A * D + D),
-        "mlp": config.depth * _mlp_parameters(D, M),
-        "norms": (2 * config.depth + 1) * 2 * D,
+        "mlp": config.depth * _mlp_parameters(D, M, config.gated_mlp),
+        "norms": _norm_parameters(config),
         "layer scale": 2 * config.depth * D if config.layer_scale is not None else 0,
         "pooling": D + 4 * (D * D + D) + 2 * D + _mlp_parameters(D, M) if config.pool == "map" else 0,
-        "representation": (D + 1) * (config.representation or 0),
-        "head": ((config.representation or D) + 1) * config.classes,
+        "representation": (config.feature_width + 1) * (config.representation or 0),
+        "head": (config.head_inputs + 1) * config.classes * (2 if config.distilled else 1),
     }
     return {part: count for part, count in counts.items() if count}
 
 
-def flops(config: ViTConfig) -> dict[str, int]:
+def flops(config: ModelConfig) -> dict[str, int]:
     """Part -> FLOPs of one forward pass on one image. Training takes about three times the sum.
 
     ``attention projections`` (queries, keys, values, output) and ``mlp`` grow with N; ``attention scores`` (q k^T and
     the weighted sum of v: 4 N^2 A a block) grows with its square.
     """
+    if isinstance(config, ResNetConfig):
+        return resnet_cost.flops(config)
     N, D, A, M = config.tokens, config.width, config.attention_width, config.mlp_width
     counts = {
         "patches": _stem_flops(config),
         "attention projections": config.depth * 2 * N * (D * 3 * A + A * D),
         "attention scores": config.depth * 4 * N * N * A,
-        "mlp": config.depth * 4 * N * D * M,
+        "mlp": config.depth * (6 if config.gated_mlp else 4) * N * D * M,
         "pooling": _map_pool_flops(config) if config.pool == "map" else 0,
-        "representation": 2 * D * (config.representation or 0),
-        "head": 2 * (config.representation or D) * config.classes,
+        "representation": 2 * config.feature_width * (config.representation or 0),
+        "head": 2 * config.head_inputs * config.classes * (2 if config.distilled else 1),
     }
     return {part: count for part, count in counts.items() if count}
 
 
-def attention_share(config: ViTConfig) -> float:
+def attention_share(config: ModelConfig) -> float:
     """The fraction of all FLOPs in the part of attention that grows with the square of the number of tokens."""
     counts = flops(config)
-    return counts["attention scores"] / sum(counts.values())
+    return counts.get("attention scores", 0) / sum(counts.values())
 
 
-def attention_matrix_bytes(config: ViTConfig, batch_size: int = 1, value_bytes: int = FLOAT32) -> int:
+def attention_matrix_bytes(config: ModelConfig, batch_size: int = 1, value_bytes: int = FLOAT32) -> int:
     """Bytes of one block's attention weights (B, H, N, N), were they written out; fused kernels never hold them."""
+    if isinstance(config, ResNetConfig):
+        return 0
     return batch_size * config.heads * config.tokens**2 * value_bytes
 
 
-def inference_activation_bytes(config: ViTConfig, batch_size: int = 1, value_bytes: int = FLOAT32) -> int:
+def inference_activation_bytes(config: ModelConfig, batch_size: int = 1, value_bytes: int = FLOAT32) -> int:
     """Peak bytes of activations in one forward pass without gradients, the images included.
 
     The widest moment of a block: its input with queries, keys, values, attention's result and its projection
     (3 D + 4 A a token), or its input, three more token widths and the MLP before and after its activation (4 D + 2 M).
-    In the conv stem it is a convolution and its norm.
+    In a convolutional stem it is a convolution and its norm.
     """
+    if isinstance(config, ResNetConfig):
+        return resnet_cost.inference_activation_bytes(config, batch_size, value_bytes)
     D, A, M = config.width, config.attention_width, config.mlp_width
     image = config.channels * config.image_size[0] * config.image_size[1]
-    widest = config.tokens * max(3 * D + 4 * A, 4 * D + 2 * M)
+    turned = 2 * A if config.position == "rotary2d" or config.qk_norm else 0  # queries and keys beside what they were
+    widest = config.tokens * max(3 * D + 4 * A + turned, 4 * D + (3 if config.gated_mlp else 2) * M)
     if config.stem == "conv":
         widest = max(widest, *(2 * pixels * channels for pixels, channels in _stem_outputs(config)))
-    return batch_size * value_bytes * (image + widest)
+    peak = batch_size * value_bytes * (image + widest)
+    if config.stem == "hybrid":
+        of_stem = resnet_cost.backbone_inference_activation_bytes(
+            config.stem_layers, config.channels, config.image_size, batch_size, value_bytes
+        )
+        return max(peak, of_stem)
+    return peak
 
 
-def training_activation_bytes(config: ViTConfig, batch_size: int, value_bytes: int = FLOAT32) -> int:
+def training_activation_bytes(config: ModelConfig, batch_size: int, value_bytes: int = FLOAT32) -> int:
     """Bytes of activations that one forward pass keeps for the backward pass; within 2 % of what torch keeps on a CPU.
 
     A block keeps, for each token: the input and the output of both norms (4 D) and their statistics, queries, keys and
     values (3 A), attention's result (A) and its sums of exponentials (H), the MLP before and after its activation
     (2 M); with LayerScale the two branches before scaling (2 D); with dropout its masks (2 D + M). Attention weights
     are not kept: the fused kernels compute them again, except with dropout on them, where torch's way on a CPU keeps
-    three matrices a head.
+    three matrices a head. A gate keeps both halves of the first layer, the gate's activation and the product (4 M);
+    rotary positions keep queries and keys beside what they were (2 A); norms of them too, with attention's result copied
+    into another order (3 A) and their statistics (4 H).
     """
+    if isinstance(config, ResNetConfig):
+        return resnet_cost.training_activation_bytes(config, batch_size, value_bytes)
     N, D, A, M, H = config.tokens, config.width, config.attention_width, config.mlp_width, config.heads
-    of_token = 4 * D + 4 + 4 * A + H + 2 * M
+    of_token = 4 * D + 4 + 4 * A + H + (4 if config.gated_mlp else 2) * M
+    if config.qk_norm:
+        of_token += 3 * A + 4 * H
+    if config.position == "rotary2d":
+        of_token += 2 * A
     if config.layer_scale is not None:
         of_token += 2 * D
     if config.dropout:
         of_token += 2 * D + M
     block = N * of_token + (3 * H * N * N if config.attention_dropout else 0)
-    of_ends = {"avg": D, "token": 2 * D, "map": 4 * D}[config.pool] + (D if config.dropout else 0)
-    return batch_size * value_bytes * (config.depth * block + N * of_ends + _stem_activations(config))
+    of_ends = {"avg": D, "token": 2 * D, "token_avg": 2 * D, "map": 4 * D}[config.pool] + (D if config.dropout else 0)
+    of_ends += D * (config.pre_norm + (config.final_norm == "tokens") - 1)
+    kept = batch_size * value_bytes * (config.depth * block + N * of_ends + _stem_activations(config))
+    if config.stem == "hybrid":
+        kept += resnet_cost.backbone_training_activation_bytes(
+            config.stem_layers, config.channels, config.image_size, batch_size, value_bytes
+        )
+    return kept
 
 
 def training_bytes(
-    config: ViTConfig, batch_size: int, *, activation_bytes: int = FLOAT32, optimizer_states: int = 2, ema: bool = False
+    config: ModelConfig,
+    batch_size: int,
+    *,
+    activation_bytes: int = FLOAT32,
+    optimizer_states: int = 2,
+    ema: bool = False,
 ) -> int:
     """Bytes that one training step needs: weights, gradients, optimizer state and the kept activations.
 
@@ -132,7 +168,7 @@ def readable(number: float, unit: str) -> str:
 class Cost:
     """All that can be said about a configuration without building it; ``to_dict`` is what ``info --json`` prints."""
 
-    config: ViTConfig
+    config: ModelConfig
     batch_size: int = 32
     """Images a training step."""
 
@@ -165,7 +201,7 @@ class Cost:
         """JSON's view: totals, then the same by part, and memory in bytes."""
         return {
             "parameters": self.parameters,
-            "tokens": self.config.tokens,
+            "tokens": getattr(self.config, "tokens", None),
             "grid": list(self.config.grid),
             "flops": self.flops,
             "attention_share": attention_share(self.config),
@@ -177,24 +213,47 @@ class Cost:
         }
 
 
-def _mlp_parameters(D: int, M: int) -> int:
-    return D * M + M + M * D + D
+def _mlp_parameters(D: int, M: int, gated: bool = False) -> int:
+    hidden = 2 * M if gated else M
+    return D * hidden + hidden + M * D + D
+
+
+def _norm_parameters(config: ViTConfig) -> int:
+    """Scale and shift of every norm but those of the stem."""
+    D = config.width
+    last = {"tokens": D, "pooled": config.feature_width, "none": 0}[config.final_norm]
+    of_heads = 2 * config.attention_width // config.heads if config.qk_norm else 0
+    return 2 * (config.depth * (2 * D + of_heads) + config.pre_norm * D + last)
 
 
 def _stem_parameters(config: ViTConfig) -> int:
+    D, bias = config.width, config.width if config.patch_bias else 0
     if config.stem == "linear":
-        return config.channels * config.patch_size**2 * config.width + config.width
+        pixels = config.channels * config.patch_size**2
+        return pixels * D + bias + (2 * (pixels + D) if config.patch_norm else 0)
+    if config.stem == "hybrid":
+        backbone = sum(resnet_cost.backbone_parameters(config.stem_layers, config.channels).values())
+        return backbone + _hybrid_patch(config) * D + bias
     count, before = 0, config.channels
     for channels in config.stem_channels:
         count += 9 * before * channels + 2 * channels  # a 3x3 kernel without bias, a batch norm's scale and shift
         before = channels
-    return count + before * config.width + config.width
+    return count + before * D + bias
+
+
+def _hybrid_patch(config: ViTConfig) -> int:
+    """Values of the backbone's feature map that the hybrid's patch matrix turns into one token."""
+    side = config.patch_size // backbone_stride(config.stem_layers)
+    return backbone_width(config.stem_layers) * side**2
 
 
 def _stem_flops(config: ViTConfig) -> int:
     h, w = config.grid
     if config.stem == "linear":
         return 2 * h * w * config.channels * config.patch_size**2 * config.width
+    if config.stem == "hybrid":
+        backbone = resnet_cost.backbone_flops(config.stem_layers, config.channels, config.image_size)
+        return sum(backbone.values()) + 2 * h * w * _hybrid_patch(config) * config.width
     count, before = 0, config.channels
     for pixels, channels in _stem_outputs(config):
         count += 2 * pixels * 9 * before * channels
@@ -205,8 +264,11 @@ def _stem_flops(config: ViTConfig) -> int:
 def _stem_activations(config: ViTConfig) -> int:
     """Values that the stem keeps for one image's backward pass: its input; and each convolution's, norm's and ReLU's."""
     image = config.channels * config.image_size[0] * config.image_size[1]
+    if config.stem == "hybrid":
+        return 0  # counted with the backbone
     if config.stem == "linear":
-        return image
+        tokens = config.tokens - config.prefix_tokens
+        return 2 * image + tokens * config.width if config.patch_norm else image
     # a batch norm keeps its input; ReLU works in place, and its output is the next convolution's input
     return image + sum(2 * pixels * channels for pixels, channels in _stem_outputs(config))
 

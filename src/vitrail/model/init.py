@@ -1,10 +1,12 @@
 """Every initial value of a Vision Transformer, in one function."""
 
-import math
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+
+from vitrail.model.lecun import lecun_normal
+from vitrail.model.resnet import HybridStem, init_backbone
 
 if TYPE_CHECKING:
     from vitrail.model.vit import ViT
@@ -17,7 +19,8 @@ def init_weights(model: "ViT") -> None:
     ======================  =======================================================================
     patch matrix            LeCun normal: truncated at two deviations, variance 1 / fan-in; bias 0
     conv stem, 3x3          He normal by fan-out; its last 1x1 as the patch matrix; norms 1 and 0
-    class token             0
+    hybrid stem             as ``resnet.init_backbone`` says; its patch matrix as above
+    class, distillation     0 (the tokens)
     registers               normal, deviation 1e-6 (DINOv2)
     learned positions       normal, deviation 0.02
     queries, keys, values   Xavier uniform, each of the three matrices by itself; bias 0
@@ -27,7 +30,7 @@ def init_weights(model: "ViT") -> None:
     LayerScale              the configured initial value
     attention pooling       query and dense layers Xavier uniform; bias 0; its MLP as above
     representation layer    LeCun normal; bias 0
-    head                    0
+    heads                   0
     ======================  =======================================================================
 
     The head starts at zero, so that the first loss is the loss of an even guess: log of the number of classes.
@@ -35,34 +38,41 @@ def init_weights(model: "ViT") -> None:
     _stem(model.patch_embed)
     if model.cls_token is not None:
         nn.init.zeros_(model.cls_token)
+    if model.dist_token is not None:
+        nn.init.zeros_(model.dist_token)
     if model.reg_token is not None:
         nn.init.normal_(model.reg_token, std=1e-6)
     if isinstance(model.pos_embed, nn.Parameter):
         nn.init.normal_(model.pos_embed, std=0.02)
     for block in model.blocks:
         _block(block)
-    _norm(model.norm)
+    for norm in (model.norm_pre, model.norm, model.fc_norm):
+        _norm(norm)
     if model.attn_pool is not None:
         _attention_pool(model.attn_pool)
     if model.pre_logits is not None:
-        _lecun_normal(model.pre_logits)
-    if isinstance(model.head, nn.Linear):
-        nn.init.zeros_(model.head.weight)
-        nn.init.zeros_(model.head.bias)
+        lecun_normal(model.pre_logits)
+    for head in (model.head, model.head_dist):
+        if isinstance(head, nn.Linear):
+            nn.init.zeros_(head.weight)
+            nn.init.zeros_(head.bias)
 
 
 def _stem(stem: nn.Module) -> None:
+    if isinstance(stem, HybridStem):
+        init_backbone(stem.backbone)
+        lecun_normal(stem.proj)
+        return
     convolutions = [m for m in stem.modules() if isinstance(m, nn.Conv2d)]
     for convolution in convolutions[:-1]:
         nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
-    _lecun_normal(convolutions[-1])
+    lecun_normal(convolutions[-1])
     for module in stem.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            _norm(module)
+        _norm(module)
 
 
 def _block(block: Any) -> None:
-    for norm in (block.norm1, block.norm2):
+    for norm in (block.norm1, block.norm2, block.attn.q_norm, block.attn.k_norm):
         _norm(norm)
     for matrix in block.attn.qkv.weight.chunk(3):
         nn.init.xavier_uniform_(matrix)
@@ -97,15 +107,8 @@ def _xavier(dense: nn.Linear) -> None:
     nn.init.zeros_(dense.bias)
 
 
-def _norm(norm: nn.LayerNorm | nn.BatchNorm2d) -> None:
-    nn.init.ones_(norm.weight)
-    nn.init.zeros_(norm.bias)
-
-
-def _lecun_normal(layer: nn.Linear | nn.Conv2d) -> None:
-    fan_in = layer.weight[0].numel()
-    # A normal cut off at two deviations has a deviation of 0.8796; dividing by it restores a variance of 1 / fan-in.
-    std = math.sqrt(1 / fan_in) / 0.87962566103423978
-    nn.init.trunc_normal_(layer.weight, std=std, a=-2 * std, b=2 * std)
-    if layer.bias is not None:
-        nn.init.zeros_(layer.bias)
+def _norm(norm: nn.Module) -> None:
+    """Scale 1 and shift 0, where there is a norm at all."""
+    if isinstance(norm, nn.LayerNorm | nn.BatchNorm2d):
+        nn.init.ones_(norm.weight)
+        nn.init.zeros_(norm.bias)

@@ -1,12 +1,15 @@
-"""Image -> tokens: linear patches, or a convolutional stem.
+"""Image -> tokens: linear patches, a convolutional stem, or a ResNet and then patches (hybrid).
 
 Shapes: B batch, C channels, H W image height and width, p patch size, h w grid, N = h w tokens, D width.
 """
+
+from collections.abc import Callable
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitrail.model.config import ViTConfig
+from vitrail.model.resnet import HybridStem
 
 
 def patchify(images: Tensor, p: int) -> Tensor:
@@ -28,12 +31,16 @@ class LinearPatches(nn.Module):
 
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()
-        p = config.patch_size
+        p, eps = config.patch_size, config.norm_eps
         self.p = p
-        self.proj = nn.Conv2d(config.channels, config.width, kernel_size=p, stride=p)
+        pixels = config.channels * p * p
+        self.norm_pixels = nn.LayerNorm(pixels, eps=eps) if config.patch_norm else nn.Identity()
+        self.proj = nn.Conv2d(config.channels, config.width, kernel_size=p, stride=p, bias=config.patch_bias)
+        self.norm = nn.LayerNorm(config.width, eps=eps) if config.patch_norm else nn.Identity()
 
     def forward(self, images: Tensor) -> Tensor:
-        return F.linear(patchify(images, self.p), self.proj.weight.flatten(1), self.proj.bias)
+        patches = self.norm_pixels(patchify(images, self.p))
+        return self.norm(F.linear(patches, self.proj.weight.flatten(1), self.proj.bias))
 
 
 class ConvStem(nn.Module):
@@ -55,10 +62,19 @@ class ConvStem(nn.Module):
                 nn.ReLU(inplace=True),
             ]
             before = channels
-        self.proj = nn.Sequential(*layers, nn.Conv2d(before, config.width, kernel_size=1))
+        self.proj = nn.Sequential(*layers, nn.Conv2d(before, config.width, kernel_size=1, bias=config.patch_bias))
 
     def forward(self, images: Tensor) -> Tensor:
         return self.proj(images).flatten(2).transpose(1, 2)
 
 
-STEMS: dict[str, type[LinearPatches] | type[ConvStem]] = {"linear": LinearPatches, "conv": ConvStem}
+def hybrid_stem(config: ViTConfig) -> HybridStem:
+    """A ResNet first, and patches cut from its feature map: the paper's hybrid (section 3.1)."""
+    return HybridStem(config.channels, config.width, config.stem_layers, config.patch_size, bias=config.patch_bias)
+
+
+STEMS: dict[str, Callable[[ViTConfig], nn.Module]] = {
+    "linear": LinearPatches,
+    "conv": ConvStem,
+    "hybrid": hybrid_stem,
+}

@@ -1,57 +1,57 @@
 """Position embeddings: how a token learns where in the image its patch lies.
 
-To add one that is a table added to the tokens: write a class with the two methods of ``Position`` and give it a name in
-``KINDS`` (and in ``config.POSITIONS``). One that acts on queries, keys or attention logits (relative, rotary) needs a third
-method, which ``attention.Attention`` calls with q, k and the grid.
+To add one: write a subclass of ``Position`` and give it a name in ``KINDS`` (and in ``config.POSITIONS``). It is a table
+added to the tokens, or a rotation of queries and keys in every block.
 
-Shapes: P prefix tokens (class token, registers), h w grid rows and columns, D width.
+Shapes: P prefix tokens (class token, distillation token, registers), h w grid rows and columns, D width, K width per head.
 """
 
 import math
-from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vitrail.model.attention import Rotation
 from vitrail.model.config import ViTConfig
 from vitrail.model.resize import resize_positions
 
 
-class Position(Protocol):
-    """One kind of position embedding. It holds no state: its tensor is the model's ``pos_embed``."""
+class Position:
+    """One kind of position embedding, and the kind "none". It holds no state: its tensor is the model's ``pos_embed``."""
 
     def create(self, config: ViTConfig) -> nn.Parameter | Tensor | None:
         """The model's ``pos_embed``: a parameter if it is learned, a tensor if it is fixed, None if there is none."""
+        return None
 
     def table(self, pos_embed: Tensor | None, config: ViTConfig, grid: tuple[int, int]) -> Tensor | None:
-        """What is added to the tokens of an image with this grid: (1, P + h w, D), or None for nothing."""
+        """What is added to the tokens of an image with this grid, or None for nothing.
 
-
-class NoPosition:
-    """No position embedding: the image is a bag of patches."""
-
-    def create(self, config: ViTConfig) -> None:
+        (1, P + h w, D), or (1, h w, D) for the patches alone where ``config.prefix_positions`` is false.
+        """
         return None
 
-    def table(self, pos_embed: Tensor | None, config: ViTConfig, grid: tuple[int, int]) -> None:
+    def rotation(self, config: ViTConfig, grid: tuple[int, int], device: torch.device) -> Rotation | None:
+        """By what each block turns queries and keys: cosines and sines, (P + h w, K) each, or None for nothing."""
         return None
 
 
-class Learned1D:
+class Learned1D(Position):
     """One learned vector for every token in raster order, the class token included; equation 1's E_pos.
 
-    At another grid the table is interpolated with antialiased bicubic weights.
+    At another grid the table is interpolated, in the way of ``config.position_interpolation``.
     """
 
     def create(self, config: ViTConfig) -> nn.Parameter:
-        return nn.Parameter(torch.empty(1, config.tokens, config.width))
+        return nn.Parameter(torch.empty(1, config.position_rows, config.width))
 
     def table(self, pos_embed: Tensor | None, config: ViTConfig, grid: tuple[int, int]) -> Tensor:
         assert pos_embed is not None
-        return resize_positions(pos_embed, config.grid, grid, prefix=config.prefix_tokens)
+        prefix = config.prefix_tokens if config.prefix_positions else 0
+        return resize_positions(pos_embed, config.grid, grid, prefix=prefix, method=config.position_interpolation)
 
 
-class SinCos2D:
+class SinCos2D(Position):
     """Fixed sines and cosines of row and column (Beyer et al., 2022, "Better plain ViT baselines").
 
     The prefix gets zeros. The table is saved with the weights, so that libraries which know only learned tables open
@@ -66,8 +66,34 @@ class SinCos2D:
         return pos_embed if grid == config.grid else self._with_prefix(config, grid, pos_embed.device)
 
     def _with_prefix(self, config: ViTConfig, grid: tuple[int, int], device: torch.device) -> Tensor:
-        prefix = torch.zeros(config.prefix_tokens, config.width, device=device)
+        prefix = torch.zeros(config.position_rows - config.grid[0] * config.grid[1], config.width, device=device)
         return torch.cat([prefix, sincos_2d(grid, config.width, device)])[None]
+
+
+class Rotary2D(Position):
+    """Queries and keys of a patch are turned by angles of its row and column (DINOv3: Simeoni et al., 2025).
+
+    The centre of a patch lies in [-1, 1] both ways whatever the grid, so another grid is another sampling of the same
+    plane, and nothing is interpolated. The prefix is not turned.
+    """
+
+    def rotation(self, config: ViTConfig, grid: tuple[int, int], device: torch.device) -> Rotation:
+        angles = rotary_2d(grid, config.attention_width // config.heads, config.rotary_base, device)
+        angles = F.pad(angles, (0, 0, config.prefix_tokens, 0))
+        return angles.cos(), angles.sin()
+
+
+def rotary_2d(grid: tuple[int, int], head_width: int, base: float, device: torch.device | None = None) -> Tensor:
+    """(h w, K): the angles of the row at K / 4 frequencies, then of the column, and both again for the other halves.
+
+    The periods rise from 1 (half the image) to nearly ``base``.
+    """
+    h, w = grid
+    rows = 2 * torch.arange(0.5, h, device=device) / h - 1
+    columns = 2 * torch.arange(0.5, w, device=device) / w - 1
+    frequencies = 1 / base ** torch.arange(0, 1, 4 / head_width, device=device)
+    centres = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1).reshape(h * w, 2, 1)
+    return (2 * math.pi * centres * frequencies).flatten(1).tile(2)
 
 
 def sincos_2d(grid: tuple[int, int], width: int, device: torch.device | None = None) -> Tensor:
@@ -80,4 +106,9 @@ def sincos_2d(grid: tuple[int, int], width: int, device: torch.device | None = N
     return torch.cat([x.sin(), x.cos(), y.sin(), y.cos()], dim=1)
 
 
-KINDS: dict[str, Position] = {"none": NoPosition(), "learned": Learned1D(), "sincos2d": SinCos2D()}
+KINDS: dict[str, Position] = {
+    "none": Position(),
+    "learned": Learned1D(),
+    "sincos2d": SinCos2D(),
+    "rotary2d": Rotary2D(),
+}

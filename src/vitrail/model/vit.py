@@ -1,7 +1,7 @@
 """The Vision Transformer of Dosovitskiy et al. (2021): read top to bottom, it is the paper's equations 1 to 4.
 
-Shapes: B batch, C channels, H W image height and width, h w grid rows and columns, P prefix tokens (class token, then
-registers), N = P + h w tokens, D width. Parameter names are timm's.
+Shapes: B batch, C channels, H W image height and width, h w grid rows and columns, P prefix tokens (class token,
+distillation token, registers), N = P + h w tokens, D width. Parameter names are timm's.
 """
 
 from collections.abc import Callable, Collection
@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitrail.errors import UserError, did_you_mean
-from vitrail.model.attention import Attention
+from vitrail.model.attention import Attention, Rotation
 from vitrail.model.config import ViTConfig
+from vitrail.model.drop_path import DropPath
 from vitrail.model.init import init_weights
 from vitrail.model.patches import STEMS
 from vitrail.model.pooling import AttentionPool
@@ -40,17 +41,27 @@ Collected = dict[str, list[Tensor]]
 
 
 class Mlp(nn.Module):
-    """Two dense layers with a non-linearity between: (B, N, D) -> (B, N, D)."""
+    """Two dense layers with a non-linearity between: (B, N, D) -> (B, N, D).
 
-    def __init__(self, width: int, hidden: int, activation: str, dropout: float) -> None:
+    With a gate, the first layer gives two halves, and the non-linearity of the first is multiplied with the second.
+    """
+
+    def __init__(self, width: int, hidden: int, activation: str, dropout: float, gated: bool = False) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(width, hidden)
+        self.gated = gated
+        self.fc1 = nn.Linear(width, 2 * hidden if gated else hidden)
         self.fc2 = nn.Linear(hidden, width)
         self.act = ACTIVATIONS[activation]
         self.drop = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.drop(self.fc2(self.drop(self.act(self.fc1(x)))))
+        x = self.fc1(x)
+        if self.gated:
+            gate, value = x.chunk(2, dim=-1)
+            x = self.act(gate) * value
+        else:
+            x = self.act(x)
+        return self.drop(self.fc2(self.drop(x)))
 
 
 class LayerScale(nn.Module):
@@ -63,20 +74,6 @@ class LayerScale(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x * self.gamma
-
-
-class DropPath(nn.Module):
-    """Stochastic depth (Huang et al., 2016): training leaves a residual branch out for some images."""
-
-    def __init__(self, probability: float) -> None:
-        super().__init__()
-        self.probability = probability
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.probability == 0:
-            return x
-        keep = 1 - self.probability
-        return x * (torch.rand(x.shape[0], 1, 1, device=x.device) < keep).to(x.dtype) / keep
 
 
 class Block(nn.Module):
@@ -93,12 +90,12 @@ class Block(nn.Module):
         self.attn = Attention(config)
         self.ls1 = scale()
         self.norm2 = nn.LayerNorm(D, eps=config.norm_eps)
-        self.mlp = Mlp(D, config.mlp_width, config.activation, config.dropout)
+        self.mlp = Mlp(D, config.mlp_width, config.activation, config.dropout, config.gated_mlp)
         self.ls2 = scale()
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, z: Tensor, collected: Collected) -> Tensor:
-        attention, weights = self.attn(self.norm1(z), explicit="attention" in collected)
+    def forward(self, z: Tensor, rotation: Rotation | None, collected: Collected) -> Tensor:
+        attention, weights = self.attn(self.norm1(z), rotation, explicit="attention" in collected)
         attention = self.drop_path(self.ls1(attention))
         z = z + attention
         mlp = self.drop_path(self.ls2(self.mlp(self.norm2(z))))
@@ -126,8 +123,12 @@ class ViT(nn.Module):
         self.labels: tuple[str, ...] = ()
         D, depth = config.width, config.depth
 
+        def norm(stands_here: bool) -> nn.Module:
+            return nn.LayerNorm(D, eps=config.norm_eps) if stands_here else nn.Identity()
+
         self.patch_embed = STEMS[config.stem](config)
         self.cls_token = nn.Parameter(torch.empty(1, 1, D)) if config.class_token else None
+        self.dist_token = nn.Parameter(torch.empty(1, 1, D)) if config.distilled else None
         self.reg_token = nn.Parameter(torch.empty(1, config.registers, D)) if config.registers else None
         pos_embed = KINDS[config.position].create(config)
         if isinstance(pos_embed, nn.Parameter):
@@ -135,48 +136,71 @@ class ViT(nn.Module):
         else:
             self.register_buffer("pos_embed", pos_embed)
         self.pos_drop = nn.Dropout(config.dropout)
+        self.norm_pre = norm(config.pre_norm)
 
         rates = [config.drop_path * layer / max(depth - 1, 1) for layer in range(depth)]
         self.blocks = nn.ModuleList(Block(config, rate) for rate in rates)
-        self.norm = nn.LayerNorm(D, eps=config.norm_eps)
+        self.norm = norm(config.final_norm == "tokens")
         self.attn_pool = AttentionPool(config, Mlp) if config.pool == "map" else None
-        self.pre_logits = nn.Linear(D, config.representation) if config.representation else None
-        self.head = nn.Linear(config.representation or D, config.classes) if config.classes else nn.Identity()
+        self.fc_norm = (
+            nn.LayerNorm(config.feature_width, eps=config.norm_eps) if config.final_norm == "pooled" else nn.Identity()
+        )
+        self.pre_logits = nn.Linear(config.feature_width, config.representation) if config.representation else None
+        self.head = nn.Linear(config.head_inputs, config.classes) if config.classes else nn.Identity()
+        self.head_dist = nn.Linear(D, config.classes) if config.distilled and config.classes else None
         init_weights(self)
 
     def embed(self, images: Tensor) -> Tensor:
         """Equation 1: patches, class token and registers, positions. (B, C, H, W) -> (B, N, D)."""
         grid = self._grid(images)
         z = self.patch_embed(images)
-        prefix = [token.expand(len(z), -1, -1) for token in (self.cls_token, self.reg_token) if token is not None]
-        z = torch.cat([*prefix, z], dim=1)
         table = KINDS[self.config.position].table(self.pos_embed, self.config, grid)
-        return self.pos_drop(z if table is None else z + table)
+        if table is not None and not self.config.prefix_positions:
+            z = z + table
+        tokens = (self.cls_token, self.dist_token, self.reg_token)
+        z = torch.cat([*(token.expand(len(z), -1, -1) for token in tokens if token is not None), z], dim=1)
+        if table is not None and self.config.prefix_positions:
+            z = z + table
+        return self.norm_pre(self.pos_drop(z))
 
     def encode(self, images: Tensor, collected: Collected | None = None) -> Tensor:
         """Equations 1 to 3 and the final norm, on every token. (B, C, H, W) -> (B, N, D)."""
         collected = {} if collected is None else collected
         z = self.embed(images)
         _keep(collected, embedded=z)
+        rotation = KINDS[self.config.position].rotation(self.config, self._grid(images), images.device)
         for block in self.blocks:
-            z = block(z, collected)
+            z = block(z, rotation, collected)
         z = self.norm(z)
         _keep(collected, normed=z)
         return z
 
     def pool(self, z: Tensor) -> Tensor:
-        """Equation 4, or one of its alternatives: (B, N, D) tokens after the final norm -> (B, D)."""
-        if self.config.pool == "token":
-            return z[:, 0]
+        """Equation 4, or one of its alternatives: (B, N, D) tokens after the final norm -> (B, feature width)."""
+        return self.fc_norm(self._pooled(z))
+
+    def _pooled(self, z: Tensor) -> Tensor:
         patches = z[:, self.config.prefix_tokens :]
-        return patches.mean(dim=1) if self.attn_pool is None else self.attn_pool(patches)
+        if self.attn_pool is not None:
+            return self.attn_pool(patches)
+        if self.config.pool == "avg":
+            return patches.mean(dim=1)
+        if self.config.pool == "token_avg":
+            return torch.cat([z[:, 0], patches.mean(dim=1)], dim=1)
+        return z[:, :2].flatten(1) if self.config.distilled else z[:, 0]
 
     def features(self, images: Tensor) -> Tensor:
-        """Pooled features before the head: (B, C, H, W) -> (B, D)."""
+        """Pooled features before the head: (B, C, H, W) -> (B, ``config.feature_width``)."""
         return self.pool(self.encode(images))
 
     def classify(self, features: Tensor) -> Tensor:
-        """The head: (B, D) -> (B, classes); with a representation layer, dense and tanh come first."""
+        """The head: (B, feature width) -> (B, classes); with a representation layer, dense and tanh come first.
+
+        A distilled model has two heads, one for each of its two tokens, and gives the mean of their logits.
+        """
+        if self.head_dist is not None:
+            of_class, of_distillation = features.chunk(2, dim=1)
+            return (self.head(of_class) + self.head_dist(of_distillation)) / 2
         return self.head(features if self.pre_logits is None else torch.tanh(self.pre_logits(features)))
 
     def forward(self, images: Tensor, collect: Collection[str] = ()) -> Any:
