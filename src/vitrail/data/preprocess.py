@@ -8,39 +8,67 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
-from vitrail.data.decode import open_image
+from vitrail.data.decode import OpenedImage, open_image
 from vitrail.errors import UserError, did_you_mean
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 MODES = ("crop", "squash", "pad")
 INTERPOLATIONS = ("bicubic", "bilinear")
+ROUNDINGS = ("even", "down")
+SMALLEST_FRACTION = 0.01
+
+# 1: crop_fraction was saved, but had no effect, in modes squash and pad
+VERSION = 2
+
+_BY_MODE: Any = None  # replaced when the contract is built, so that whoever reads it finds a number
+_FRACTIONS = {"crop": 0.875, "squash": 1.0, "pad": 1.0}
+_DECODED = 2  # a JPEG is decoded at no less than so many times the size that it is resized to
+_EXCESS = 16  # an image that would be resized to more than so many times the pixels of the result is not resized whole
+_FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+
+Box = tuple[float, float, float, float]
+"""(top, left, bottom, right) in pixels; fractions cut through pixels."""
 
 
 @dataclass(frozen=True)
 class Preprocess:
-    """The whole deterministic way of an image from a file to the model. It is saved with the weights."""
+    """The whole deterministic way of an image from a file to the model. It is saved with the weights.
+
+    Every size and offset is the one of timm's evaluation transform, or of transformers' image processors where
+    ``crop_rounding`` says down.
+    """
 
     image_size: tuple[int, int]
     """(height, width) that the model takes, in pixels."""
     channels: int = 3
     """3 for RGB, 1 for luminance."""
     mode: Literal["crop", "squash", "pad"] = "crop"
-    """crop: cover the image size, then cut out the centre; squash: ignore the aspect ratio; pad: fit inside, and
-    fill up with the mean."""
-    crop_fraction: float = 0.875
-    """In mode crop, the share of the resized image's height and width that the centre crop keeps; 0 to 1."""
+    """How an image is resized before its centre is cut out. crop: to cover; squash: to either side, whatever its aspect
+    ratio; pad: to fit inside, with the mean around it."""
+    crop_fraction: float = _BY_MODE
+    """The share of the resized height and width that the centre crop keeps: images are resized to image_size /
+    crop_fraction; 0.01 to 1. 0.875 in mode crop and 1 in the others where it is left out."""
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
     """The resampling filter, antialiased in either case."""
     mean: tuple[float, ...] = IMAGENET_MEAN
     """Subtracted from the pixels in [0, 1], one value a channel."""
     std: tuple[float, ...] = IMAGENET_STD
     """Divides them then, one value a channel."""
+    crop_rounding: Literal["even", "down"] = "even"
+    """Where the centre crop begins if that is halfway between two pixels. even: at the even one (torchvision, timm);
+    down: at the first (transformers)."""
 
     def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise UserError(f"preprocess.mode {self.mode!r}: {did_you_mean(str(self.mode), MODES)}")
+        if self.crop_fraction is None:
+            object.__setattr__(self, "crop_fraction", _FRACTIONS[self.mode])
         # lists come from JSON; tuples compare and hash
         object.__setattr__(self, "image_size", tuple(int(side) for side in self.image_size))
         object.__setattr__(self, "mean", tuple(float(value) for value in self.mean))
@@ -49,47 +77,38 @@ class Preprocess:
             raise UserError(f"preprocess.image_size {self.image_size}: two positive numbers (height, width) are needed")
         if self.channels not in (1, 3):
             raise UserError(f"preprocess.channels {self.channels}: 1 (luminance) or 3 (RGB) is possible")
-        if self.mode not in MODES:
-            raise UserError(f"preprocess.mode {self.mode!r}: {did_you_mean(str(self.mode), MODES)}")
-        if self.interpolation not in INTERPOLATIONS:
-            hint = did_you_mean(str(self.interpolation), INTERPOLATIONS)
-            raise UserError(f"preprocess.interpolation {self.interpolation!r}: {hint}")
-        if not 0 < self.crop_fraction <= 1:
-            raise UserError(f"preprocess.crop_fraction {self.crop_fraction}: more than 0 and at most 1 is possible")
+        for name, value, known in (
+            ("interpolation", self.interpolation, INTERPOLATIONS),
+            ("crop_rounding", self.crop_rounding, ROUNDINGS),
+        ):
+            if value not in known:
+                raise UserError(f"preprocess.{name} {value!r}: {did_you_mean(str(value), known)}")
+        if not SMALLEST_FRACTION <= self.crop_fraction <= 1:
+            raise UserError(f"preprocess.crop_fraction {self.crop_fraction}: {SMALLEST_FRACTION:g} to 1 is possible")
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) != self.channels:
                 raise UserError(f"preprocess.{name} {values}: one value for each of {self.channels} channels is needed")
+            if not all(map(math.isfinite, values)):
+                raise UserError(f"preprocess.{name} {values}: finite numbers are needed")
         if min(self.std) <= 0:
             raise UserError(f"preprocess.std {self.std}: values above 0 are needed")
 
     def load(self, data: bytes, name: str = "image") -> torch.Tensor:
         """Decode and resize an encoded image -> uint8 (C, h, w).
 
-        A large JPEG is decoded at reduced scale, no smaller than the size it is resized to.
+        A large JPEG is decoded at reduced scale, no smaller than twice the size it is resized to.
 
         Raises:
             ImageError: see `decode.open_image` and `decode.OpenedImage.pixels`.
         """
         opened = open_image(data, name)
-        return self.resize(opened.pixels(self.channels, at_least=self._resized(opened.size)))
+        size = self._resized(opened.size)
+        image = opened.pixels(self.channels, at_least=(_DECODED * size[0], _DECODED * size[1]))
+        return self._fit(image, size, _picture(opened, image))
 
     def resize(self, image: torch.Tensor) -> torch.Tensor:
         """Resize, then crop or pad: uint8 (C, H, W) -> uint8 (C, h, w)."""
-        height, width = self.image_size
-        if self.mode == "crop":
-            image = self._without_excess(image)
-        size = self._resized((image.shape[-2], image.shape[-1]))
-        image = resample(image, size, self.interpolation)
-        if self.mode == "crop":
-            top, left = round((size[0] - height) / 2), round((size[1] - width) / 2)
-            return image[:, top : top + height, left : left + width].contiguous()
-        if self.mode == "pad":
-            fill = torch.tensor([round(255 * value) for value in self.mean]).clamp(0, 255).to(torch.uint8)
-            canvas = fill[:, None, None].expand(self.channels, height, width).contiguous()
-            top, left = (height - size[0]) // 2, (width - size[1]) // 2
-            canvas[:, top : top + size[0], left : left + size[1]] = image
-            return canvas
-        return image.contiguous()
+        return self._fit(image, self._resized((image.shape[-2], image.shape[-1])), None)
 
     def normalize(self, images: torch.Tensor) -> torch.Tensor:
         """(x - mean) / std, on the images' own device -> float32 (B, C, H, W).
@@ -105,11 +124,20 @@ class Preprocess:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        values = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        return {"version": VERSION, **values}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Preprocess":
-        """The inverse of `to_dict`. Raises UserError on an unknown key or an impossible value."""
+        """The inverse of `to_dict`, whichever version wrote it. Without a version, it is 1.
+
+        Raises:
+            UserError: an unknown key or an impossible value.
+        """
+        values = dict(values)
+        version = values.pop("version", 1)
+        if version not in range(1, VERSION + 1):
+            raise UserError(f"preprocess.version {version!r}: this vitrail reads up to {VERSION}; upgrade it")
         known = [field.name for field in fields(cls)]
         for key in values:
             if key not in known:
@@ -117,40 +145,125 @@ class Preprocess:
         if "image_size" not in values:
             raise UserError("preprocess.image_size is missing; it is the (height, width) that the model takes")
         try:
-            return cls(**values)
+            contract = cls(**values)
+            if version == 1 and contract.mode != "crop":
+                return cls(**{**values, "crop_fraction": 1.0})
+            return contract
         except (TypeError, ValueError) as error:
-            raise UserError(f"preprocess: not a usable contract ({error}): {dict(values)}") from error
+            raise UserError(f"preprocess: not a usable contract ({error}): {values}") from error
 
     def _resized(self, size: tuple[int, int]) -> tuple[int, int]:
         """The (height, width) that an image of ``size`` has after the resize, before the crop or the padding."""
-        (height, width), (own_height, own_width) = self.image_size, size
+        height, width = (math.floor(side / self.crop_fraction) for side in self.image_size)
         if self.mode == "squash":
             return height, width
-        if self.mode == "pad":
-            scale = min(height / own_height, width / own_width)
-            return (
-                min(height, max(1, round(own_height * scale))),
-                min(width, max(1, round(own_width * scale))),
-            )
-        # as torchvision and timm round it: the side that just covers is exact, the other one is cut to a whole number
-        height, width = math.floor(height / self.crop_fraction), math.floor(width / self.crop_fraction)
-        if height * own_width >= width * own_height:
-            return height, max(width, own_width * height // own_height)
-        return max(height, own_height * width // own_width), width
+        if self.mode == "crop" and height == width:
+            # as torchvision rounds it: the side that just covers is exact, the other one is cut to a whole number
+            return max(height, height * size[0] // size[1]), max(width, width * size[1] // size[0])
+        # as timm's ResizeKeepRatio does, in the same order of floating-point operations
+        ratios = size[0] / height, size[1] / width
+        ratio = min(ratios) if self.mode == "crop" else max(ratios)
+        return max(1, round(size[0] / ratio)), max(1, round(size[1] / ratio))
 
-    def _without_excess(self, image: torch.Tensor) -> torch.Tensor:
-        """Cut the ends off a very long image: resized whole, a strip of 10 x 100,000 pixels would fill the memory."""
-        height, width = image.shape[-2:]
-        scale = max(self.image_size[0] / height, self.image_size[1] / width) / self.crop_fraction
-        need = [math.ceil(2 * side / scale) for side in self.image_size]
-        top, left = max(0, (height - need[0]) // 2), max(0, (width - need[1]) // 2)
-        return image[:, top : height - top, left : width - left]
+    def _fit(self, image: torch.Tensor, size: tuple[int, int], picture: Box | None) -> torch.Tensor:
+        """Resize to ``size``, then cut out the centre, or lay it on the mean."""
+        spans = [self._span(own, wanted) for own, wanted in zip(size, self.image_size, strict=True)]
+        (top, down, rows), (left, right, columns) = spans
+        if size[0] * size[1] > _EXCESS * rows * columns:
+            part = _resample_part(image, size, (top, left, rows, columns), self.interpolation, picture)
+        else:
+            part = resample(image, size, self.interpolation, picture)[:, top : top + rows, left : left + columns]
+        if (rows, columns) == self.image_size:
+            return part.contiguous()
+        fill = torch.tensor([round(255 * value) for value in self.mean]).clamp(0, 255).to(torch.uint8)
+        canvas = fill[:, None, None].expand(self.channels, *self.image_size).contiguous()
+        canvas[:, down : down + rows, right : right + columns] = part
+        return canvas
+
+    def _span(self, own: int, wanted: int) -> tuple[int, int, int]:
+        """One side of the resized image: where the part that is kept begins, where it is laid, and its length."""
+        if own < wanted:
+            return 0, (wanted - own) // 2, own
+        rest = own - wanted
+        return rest // 2 if self.crop_rounding == "down" else round(rest / 2), 0, wanted
 
 
-def resample(image: torch.Tensor, size: tuple[int, int], interpolation: str) -> torch.Tensor:
-    """Antialiased resize, uint8 (C, H, W) -> uint8 (C, *size). Agrees with Pillow's to a grey level or two."""
-    if tuple(image.shape[-2:]) == tuple(size):
+def resample(
+    image: torch.Tensor, size: tuple[int, int], interpolation: str, picture: Box | None = None
+) -> torch.Tensor:
+    """Antialiased resize, uint8 (C, H, W) -> uint8 (C, *size): the width first, then the height, as torch does it.
+
+    Agrees with Pillow's to a grey level or two, where it too begins with the width.
+
+    Args:
+        image: the pixels.
+        size: (height, width) of the result.
+        interpolation: bicubic or bilinear.
+        picture: the part of the image that is resized, None for all; it reaches at least one end of either side.
+    """
+    if picture is None and tuple(image.shape[-2:]) == tuple(size):
         return image
     # torch resizes interleaved pixels twice as fast, if the strides say clearly that they are interleaved
-    batch = image.permute(1, 2, 0).contiguous()[None].permute(0, 3, 1, 2)
-    return F.interpolate(batch, size=size, mode=interpolation, antialias=True)[0]
+    if picture is None:
+        batch = _interleaved(image)
+        return F.interpolate(batch, size=size, mode=interpolation, antialias=True)[0]
+    top, left, bottom, right = picture
+    # torch counts from the first pixel: a picture that leaves the first ones out is turned round
+    turned = [axis for axis, start in ((-2, top), (-1, left)) if start > 0]
+    batch = _interleaved(image.flip(turned))
+    # a little more, as the length of the result is rounded down; and less than a pixel too much, which is cut off
+    scale = ((size[0] + 1e-6) / (bottom - top), (size[1] + 1e-6) / (right - left))
+    resized = F.interpolate(batch, scale_factor=scale, mode=interpolation, antialias=True)[0]
+    return resized[:, : size[0], : size[1]].flip(turned)
+
+
+def _interleaved(image: torch.Tensor) -> torch.Tensor:
+    """(C, H, W) -> (1, C, H, W), with the channels of a pixel side by side in memory."""
+    return image.permute(1, 2, 0).contiguous()[None].permute(0, 3, 1, 2)
+
+
+def _resample_part(
+    image: torch.Tensor,
+    size: tuple[int, int],
+    part: tuple[int, int, int, int],
+    interpolation: str,
+    picture: Box | None,
+) -> torch.Tensor:
+    """``part`` (top, left, rows, columns) of what `resample` gives, without the rest of it -> uint8 (C, rows, columns).
+
+    Resized whole, a strip of 10 x 100,000 pixels would fill the memory. Pillow can begin anywhere, torch cannot.
+    """
+    top, left, bottom, right = picture or (0, 0, *image.shape[-2:])
+    spans, box = [], []
+    for start, end, length, first, count in (
+        (top, bottom, size[0], part[0], part[2]),
+        (left, right, size[1], part[1], part[3]),
+    ):
+        step = (end - start) / length
+        begin, stop = start + first * step, start + (first + count) * step
+        # pixels beyond the reach of the filter do not matter, and coordinates near 0 are the most exact
+        reach = 2 * max(1, step) + 1
+        span = slice(max(0, math.floor(begin - reach)), math.ceil(stop + reach))
+        spans.append(span)
+        box.append((begin - span.start, stop - span.start))
+    pixels = np.ascontiguousarray(image[:, spans[0], spans[1]].permute(1, 2, 0).numpy())
+    cut = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+    (upper, lower), (west, east) = box
+    resized = cut.resize((part[3], part[2]), _FILTERS[interpolation], (west, upper, east, lower))
+    return torch.from_numpy(np.array(resized).reshape(part[2], part[3], -1)).permute(2, 0, 1)
+
+
+def _picture(opened: OpenedImage, image: torch.Tensor) -> Box | None:
+    """Where the picture lies in pixels decoded at reduced scale: blocks of them that reach beyond its edge are whole.
+
+    Without this, the picture would be up to half a pixel of the model's smaller. None where it fills them.
+    """
+    (height, width), (rows, columns) = opened.size, image.shape[-2:]
+    reduction = next(n for n in (1, 2, 4, 8) if (-(-height // n), -(-width // n)) == (rows, columns))
+    if height == rows * reduction and width == columns * reduction:
+        return None
+    # what reaches beyond is below and to the right, as stored; see the EXIF orientations in decode.py
+    spare = rows - height / reduction, columns - width / reduction
+    top = spare[0] if opened.orientation in (3, 4, 7, 8) else 0.0
+    left = spare[1] if opened.orientation in (2, 3, 6, 7) else 0.0
+    return top, left, top + height / reduction, left + width / reduction
