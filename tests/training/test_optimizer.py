@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from vitrail.model import ViT, ViTConfig
+from vitrail.model import ResNet, ResNetConfig, ViT, ViTConfig
 from vitrail.recipes.recipe import Optimizer
 from vitrail.training.optimizer import Optimisers, rule
 
@@ -14,7 +14,7 @@ CONFIG = ViTConfig(
 
 def test_biases_norms_tokens_and_positions_do_not_decay() -> None:
     model = ViT(CONFIG)
-    decayed = {n for n, p in model.named_parameters() if rule(n, p, 3, Optimizer()).decays}
+    decayed = {n for n, p in model.named_parameters() if rule(n, p, CONFIG, Optimizer()).decays}
     assert "blocks.0.attn.qkv.weight" in decayed
     assert "patch_embed.proj.weight" in decayed
     assert "head.weight" in decayed
@@ -25,16 +25,25 @@ def test_biases_norms_tokens_and_positions_do_not_decay() -> None:
 
 def test_layer_decay_slows_the_lower_layers() -> None:
     model, settings = ViT(CONFIG), Optimizer(layer_decay=0.5, head_lr_scale=10)
-    scale = {n: rule(n, p, 3, settings).lr_scale for n, p in model.named_parameters()}
+    scale = {n: rule(n, p, CONFIG, settings).lr_scale for n, p in model.named_parameters()}
     assert scale["head.weight"] == 10
     assert scale["norm.weight"] == 1
     assert [scale[f"blocks.{i}.mlp.fc1.weight"] for i in range(3)] == [0.125, 0.25, 0.5]
     assert scale["pos_embed"] == scale["patch_embed.proj.weight"] == scale["cls_token"] == 0.0625
 
 
+def test_layer_decay_follows_a_resnets_units_through_its_stages() -> None:
+    config = ResNetConfig(image_size=(32, 32), layers=(1, 2), classes=4)
+    settings = Optimizer(layer_decay=0.5)
+    scale = {n: rule(n, p, config, settings).lr_scale for n, p in ResNet(config).named_parameters()}
+    units = ["stages.0.blocks.0", "stages.1.blocks.0", "stages.1.blocks.1"]
+    assert [scale[f"{unit}.conv1.weight"] for unit in units] == [0.125, 0.25, 0.5]
+    assert (scale["stem.conv.weight"], scale["norm.weight"], scale["head.fc.weight"]) == (0.0625, 1, 1)
+
+
 def test_muon_takes_the_hidden_matrices_alone() -> None:
     model = ViT(CONFIG)
-    taken = {n for n, p in model.named_parameters() if rule(n, p, 3, Optimizer(name="muon")).muon}
+    taken = {n for n, p in model.named_parameters() if rule(n, p, CONFIG, Optimizer(name="muon")).muon}
     kinds = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
     assert taken == {f"blocks.{i}.{kind}.weight" for i in range(3) for kind in kinds}
 

@@ -18,7 +18,7 @@ from torch.nn.functional import one_hot, pad
 from vitrail.data.samples import Samples
 from vitrail.errors import UserError
 from vitrail.evaluation.run import Progress, infer
-from vitrail.model.vit import ViT
+from vitrail.model import Model
 
 # Google's constants: big_vision, evaluators/fewshot_lsr.py and configs/common_fewshot.py
 L2 = 2.0**10
@@ -71,7 +71,7 @@ class Probe:
 
 
 def probe(
-    model: ViT,
+    model: Model,
     train: Samples,
     test: Samples,
     *,

@@ -18,7 +18,7 @@ from vitrail.data.preprocess import Preprocess
 from vitrail.data.samples import Samples
 from vitrail.errors import UserError, did_you_mean
 from vitrail.evaluation.metrics import Evaluation, evaluate_logits
-from vitrail.model.vit import ViT
+from vitrail.model import Model
 
 SPLITS = ("test", "val", "train")
 Progress = Callable[[int, int], None]
@@ -26,7 +26,7 @@ Progress = Callable[[int, int], None]
 
 
 def evaluate(
-    model: ViT,
+    model: Model,
     data: Samples | Dataset | str | Path,
     *,
     split: str | None = None,
@@ -81,7 +81,7 @@ def evaluate(
 
 
 def predict_logits(
-    model: ViT,
+    model: Model,
     samples: Samples,
     preprocess: Preprocess | None = None,
     *,
@@ -110,7 +110,7 @@ def predict_logits(
 
 
 def infer(
-    model: ViT,
+    model: Model,
     samples: Samples,
     preprocess: Preprocess | None = None,
     *,
@@ -175,7 +175,7 @@ def choose_split(dataset: Dataset, split: str | None = None) -> tuple[str, Sampl
     return name, parts[name]
 
 
-def _labels(model: ViT, samples: Samples) -> Sequence[str]:
+def _labels(model: Model, samples: Samples) -> Sequence[str]:
     """The class names of the logits, once it is sure that the targets mean the same classes."""
     if not model.labels:
         if len(samples.labels) != model.config.classes:
@@ -197,7 +197,7 @@ def _distributed() -> bool:
 
 
 @contextmanager
-def _evaluation_mode(model: ViT) -> Iterator[None]:
+def _evaluation_mode(model: Model) -> Iterator[None]:
     was_training = model.training
     model.eval()
     try:

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from vitrail.data.open import Dataset, typical_size
-from vitrail.model.config import variant
+from vitrail.model import ModelConfig, ViTConfig, variant
 from vitrail.recipes import files
 from vitrail.recipes.recipe import Recipe
 
@@ -76,8 +76,8 @@ def epochs_for(n: int, epochs: float) -> int:
 def give_size(recipe: Recipe, data: Dataset) -> tuple[Recipe, list[str]]:
     """Fill in the image size, and the patch size of a recipe that leaves it open, from the size of the images.
 
-    A start model brings its own size; a named variant gets 224, or less where the images are smaller. Without either,
-    images are brought to about 64 tokens: little data does not teach more, and attention stays cheap.
+    A start model brings its own size (see ``start_size``); a named variant gets 224, or less where the images are smaller.
+    Without either, images are brought to about 64 tokens: little data does not teach more, and attention stays cheap.
     """
     if recipe.init or data.train is None:
         return recipe, []
@@ -99,6 +99,24 @@ def give_size(recipe: Recipe, data: Dataset) -> tuple[Recipe, list[str]]:
     height, width = grid_for(h, w, max(4, min(8, side // p)))
     reason = f"image size {height * p}x{width * p} in patches of {p}: the images are about {h}x{w}"
     return files.changed(recipe, {"image_size": (height * p, width * p), "model.patch_size": p}), [reason]
+
+
+def start_size(config: ModelConfig, data: Dataset) -> tuple[tuple[int, int], str]:
+    """The image size of a run that starts from a model, and why: the model's own, or less where the images are smaller.
+
+    To enlarge the images costs time and shows nothing that is not in them.
+    """
+    own = config.image_size
+    if data.train is None:
+        return own, "the start model's own"
+    step = config.patch_size if isinstance(config, ViTConfig) else config.stride
+    h, w = typical_size(data.train)
+    side = max(min(h, w), 8 * step)
+    if side >= min(own):
+        return own, "the start model's own"
+    scale = side / min(own)
+    smaller = tuple(max(1, round(length * scale / step)) * step for length in own)
+    return (smaller[0], smaller[1]), f"the images are about {h}x{w}, the start model's size is {own[0]}x{own[1]}"
 
 
 def grid_for(h: int, w: int, side: int) -> tuple[int, int]:

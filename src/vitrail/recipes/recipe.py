@@ -5,7 +5,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from vitrail.errors import did_you_mean
-from vitrail.model.config import ViTConfig, documented_fields, variant
+from vitrail.model.config import ViTConfig, documented_fields
+from vitrail.model.variants import variant
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
@@ -105,7 +106,7 @@ class Data(Group):
     mode: Literal["crop", "squash", "pad"] | None = Field(
         None, description="how an image is brought to image_size; null: the start's, or crop"
     )
-    crop_fraction: Annotated[float, Field(gt=0, le=1)] | None = Field(
+    crop_fraction: Annotated[float, Field(ge=0.01, le=1)] | None = Field(
         None, description="part of the resized image that the centre crop keeps; null: the start's, or 1"
     )
     interpolation: Literal["bilinear", "bicubic"] | None = Field(

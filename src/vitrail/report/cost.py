@@ -5,19 +5,20 @@ from importlib.metadata import version
 
 import torch
 
-from vitrail.model.config import ViTConfig
+from vitrail.model import ModelConfig, ViTConfig
 from vitrail.model.cost import Cost, readable
 
 
-def model_rows(config: ViTConfig) -> dict[str, str]:
+def model_rows(config: ModelConfig) -> dict[str, str]:
     """Parameters, image, FLOPs: what the model is and costs, wherever it runs."""
     cost, (h, w), (rows, columns) = Cost(config), config.image_size, config.grid
-    return {
-        "parameters": f"{cost.parameters:,}",
-        "image": f"{h}x{w} pixels, {rows}x{columns} patches of {config.patch_size}x{config.patch_size}",
-        "tokens": f"{config.tokens:,}",
-        "FLOPs of one image": readable(cost.flops, "FLOPs"),
-    }
+    rows_of = {"parameters": f"{cost.parameters:,}"}
+    if isinstance(config, ViTConfig):
+        rows_of["image"] = f"{h}x{w} pixels, {rows}x{columns} patches of {config.patch_size}x{config.patch_size}"
+        rows_of["tokens"] = f"{config.tokens:,}"
+    else:
+        rows_of["image"] = f"{h}x{w} pixels, a last feature map of {rows}x{columns}"
+    return {**rows_of, "FLOPs of one image": readable(cost.flops, "FLOPs")}
 
 
 def machine_rows(device: torch.device, processes: int = 1, precision: str = "float32") -> dict[str, str]:

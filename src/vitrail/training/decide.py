@@ -8,8 +8,12 @@ from typing import Any
 from vitrail.data.open import Dataset, open_data
 from vitrail.errors import UserError
 from vitrail.recipes import files
-from vitrail.recipes.choose import Choice, choose, give_size
+from vitrail.recipes.choose import Choice, choose, give_size, start_size
 from vitrail.recipes.recipe import VARIANT_KEYS, Recipe
+from vitrail.training.device import Devices, resolve_precision
+from vitrail.training.forecast import BUDGET, Work, cheaper, seconds_per_image
+from vitrail.training.progress import clock
+from vitrail.weights.load import read
 
 # What may differ when a run goes on, as it changes nothing that is computed.
 _FREE = frozenset({"data.workers", "data.cache", "checkpoint.every", "checkpoint.keep"})
@@ -36,6 +40,7 @@ def begin(
     changes: dict[str, Any],
     folder: Path | None,
     resume: bool,
+    place: Devices,
 ) -> Begun:
     """The run in ``folder`` if ``resume`` and it is there, else a new one.
 
@@ -46,7 +51,7 @@ def begin(
     if resume and folder is not None and (folder / "recipe.yaml").is_file():
         own, dataset, reasons = saved(folder, recipe, data, changes)
         return Begun(own, dataset, folder, reasons, True, [*reasons, looking.format(dataset.name)])
-    resolved, dataset, reasons = decide(recipe, data, changes)
+    resolved, dataset, reasons = decide(recipe, data, changes, place)
     new = new_folder(folder, dataset.name)
     notes = [*reasons, looking.format(dataset.name)]
     if resume:
@@ -55,7 +60,7 @@ def begin(
 
 
 def decide(
-    recipe: Recipe | str | Path | None, data: str | Path | None, changes: dict[str, Any]
+    recipe: Recipe | str | Path | None, data: str | Path | None, changes: dict[str, Any], place: Devices
 ) -> tuple[Recipe, Dataset, list[str]]:
     """The recipe of a new run and its data, with the reasons for what was chosen and not given."""
     named = recipe if isinstance(recipe, Recipe) or recipe is None else files.load(recipe)
@@ -66,6 +71,7 @@ def decide(
     changes["data.source"] = source
     init = changes.get("init", named.init if named else None)
     reasons: list[str] = []
+    chosen = named is None
     if named is None:
         choice: Choice = choose(
             dataset,
@@ -76,8 +82,46 @@ def decide(
         )
         named, reasons = choice.recipe, list(choice.reasons)
     resolved = files.changed(named, changes)
-    resolved, size_reasons = give_size(resolved, dataset)
+    if resolved.init:
+        may_shorten = chosen and not {"epochs", "steps"} & changes.keys()
+        resolved, size_reasons = _fit_start(resolved, dataset, place, may_shorten)
+    else:
+        resolved, size_reasons = give_size(resolved, dataset)
     return resolved, dataset, reasons + size_reasons
+
+
+def _fit_start(recipe: Recipe, data: Dataset, place: Devices, may_shorten: bool) -> tuple[Recipe, list[str]]:
+    """The image size of a run from a start model where none is named; and, on a CPU, a run that ends within the hour.
+
+    What was named is never changed: the length only if ``may_shorten``, the image size only if none was given.
+    """
+    assert recipe.init is not None
+    config, reasons = read(recipe.init).config, list[str]()
+    may_shrink = recipe.image_size is None
+    if may_shrink:
+        size, why = start_size(config, data)
+        recipe = files.changed(recipe, {"image_size": size})
+        reasons.append(f"image size {size[0]}x{size[1]}: {why}")
+    if not may_shorten or data.train is None or place.device.type != "cpu" or place.world > 1:
+        return recipe, reasons
+    config = config.with_changes(image_size=recipe.image_size, classes=len(data.labels))
+    work = Work(
+        images=len(data.train),
+        epochs=recipe.epochs or 1,
+        val=len(data.val or ()),
+        evaluations=round(recipe.epochs or 1),
+        test=len(data.test or ()),
+    )
+    of_image = seconds_per_image(config, place.device, resolve_precision(recipe.precision, place.device))
+    if work.seconds(of_image) <= BUDGET:
+        return recipe, reasons
+    epochs, size = cheaper(config, work, of_image, BUDGET, may_shrink=may_shrink)
+    reasons.append(
+        f"{work.epochs:g} epochs of {config.image_size[0]}x{config.image_size[1]} pixels would take about "
+        f"{clock(work.seconds(of_image))} on this CPU: made {epochs} epochs of {size[0]}x{size[1]}; "
+        "name --epochs and --image-size to have it otherwise"
+    )
+    return files.changed(recipe, {"epochs": epochs, "image_size": size}), reasons
 
 
 def saved(

@@ -15,7 +15,8 @@ from vitrail.report.page import ReportData, write_report
 from vitrail.training.decide import short_name
 from vitrail.training.loop import Loop, evaluation_batch
 from vitrail.training.progress import clock
-from vitrail.weights.folder import load_folder, save
+from vitrail.weights.folder import save
+from vitrail.weights.load import load_folder
 
 
 @dataclass(frozen=True)

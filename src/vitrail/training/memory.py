@@ -7,8 +7,7 @@ import psutil
 import torch
 
 from vitrail.errors import UserError
-from vitrail.model import cost
-from vitrail.model.config import ViTConfig
+from vitrail.model import ModelConfig, cost
 from vitrail.recipes.recipe import Recipe
 from vitrail.training.device import Devices
 
@@ -34,7 +33,7 @@ def _page_cache() -> int:
     return int(rows["inactive_file"]) + int(rows["active_file"])
 
 
-def step_bytes(recipe: Recipe, config: ViTConfig, *, batch_size: int, precision: str) -> int:
+def step_bytes(recipe: Recipe, config: ModelConfig, *, batch_size: int, precision: str) -> int:
     """An estimate of what one process needs for a step of ``batch_size`` images, weights and optimiser included."""
     return cost.training_bytes(
         config,
@@ -45,7 +44,7 @@ def step_bytes(recipe: Recipe, config: ViTConfig, *, batch_size: int, precision:
     )
 
 
-def check_memory(recipe: Recipe, config: ViTConfig, place: Devices, precision: str) -> str:
+def check_memory(recipe: Recipe, config: ModelConfig, place: Devices, precision: str) -> str:
     """A sentence about the memory that a step needs.
 
     Raises:

@@ -6,10 +6,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from vitrail.model.vit import ViT
+from vitrail.model import Model, ModelConfig, ResNetConfig
 from vitrail.recipes.recipe import Optimizer
 
-_NEVER_DECAYED = ("cls_token", "reg_token", "pos_embed", "attn_pool.latent")
+_TOKENS = ("cls_token", "dist_token", "reg_token", "pos_embed")
+_NEVER_DECAYED = (*_TOKENS, "attn_pool.latent")
+_HEADS = ("head.", "head_dist.")
+_STEM = ("patch_embed.", "norm_pre.", "stem.")
 
 
 @dataclass(frozen=True)
@@ -21,22 +24,17 @@ class Rule:
     muon: bool
 
 
-def rule(name: str, parameter: Tensor, depth: int, settings: Optimizer) -> Rule:
+def rule(name: str, parameter: Tensor, config: ModelConfig, settings: Optimizer) -> Rule:
     """The rule of one parameter, from its name and shape.
 
     Biases, norms, tokens and positions do not decay. With layer-wise decay (Clark et al., 2020; Bao et al., 2022) the
     head learns at the full rate and each block below it at ``layer_decay`` times the rate of the block above; the stem
     and the positions come last.
     """
-    block = re.match(r"blocks\.(\d+)\.", name)
-    if block:
-        layer = int(block[1]) + 1
-    elif name.startswith("patch_embed.") or name in ("cls_token", "reg_token", "pos_embed"):
-        layer = 0
-    else:
-        layer = depth + 1
+    block, depth = _block(name, config), config.depth
+    layer = block + 1 if block is not None else 0 if name.startswith(_STEM) or name in _TOKENS else depth + 1
     scale = settings.layer_decay ** (depth + 1 - layer)
-    if name.startswith("head."):
+    if name.startswith(_HEADS):
         scale *= settings.head_lr_scale
     return Rule(
         decays=parameter.ndim > 1 and name not in _NEVER_DECAYED,
@@ -45,15 +43,24 @@ def rule(name: str, parameter: Tensor, depth: int, settings: Optimizer) -> Rule:
     )
 
 
+def _block(name: str, config: ModelConfig) -> int | None:
+    """The number of the block, or of a ResNet's unit counted over all stages, that a parameter belongs to."""
+    match = re.match(r"(?:stages\.(\d+)\.)?blocks\.(\d+)\.", name)
+    if match is None:
+        return None
+    before = sum(config.layers[: int(match[1])]) if isinstance(config, ResNetConfig) else 0
+    return before + int(match[2])
+
+
 class Optimisers:
     """One optimiser, or Muon and AdamW side by side, seen as one; its state is kept by parameter names."""
 
-    def __init__(self, model: ViT, settings: Optimizer) -> None:
+    def __init__(self, model: Model, settings: Optimizer) -> None:
         self.settings = settings
         self.names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
         groups: dict[Rule, list[nn.Parameter]] = {}
         for name, parameter in model.named_parameters():
-            groups.setdefault(rule(name, parameter, model.config.depth, settings), []).append(parameter)
+            groups.setdefault(rule(name, parameter, model.config, settings), []).append(parameter)
         self.optimisers = [
             _build(settings, muon, chosen)
             for muon in (True, False)

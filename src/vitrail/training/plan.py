@@ -4,6 +4,7 @@ import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -14,7 +15,7 @@ from vitrail.data.preprocess import Preprocess
 from vitrail.data.samples import Samples
 from vitrail.data.workers import cores
 from vitrail.errors import UserError
-from vitrail.model.config import ViTConfig
+from vitrail.model import ModelConfig, ViTConfig
 from vitrail.recipes.files import changed
 from vitrail.recipes.recipe import Recipe
 from vitrail.training.memory import free_bytes
@@ -35,7 +36,7 @@ class Plan:
     train: Checked
     val: Checked | None
     test: Checked | None
-    config: ViTConfig
+    config: ModelConfig
     preprocess: Preprocess
     augment: Augment
     steps: int
@@ -147,12 +148,12 @@ def _note(name: str, checked: Checked | None) -> list[str]:
     return [f"{name}: {len(checked.bad)} images cannot be used and are left out: {first}"]
 
 
-def _from_scratch(recipe: Recipe, data: Dataset) -> tuple[ViTConfig, Preprocess]:
+def _from_scratch(recipe: Recipe, data: Dataset) -> tuple[ModelConfig, Preprocess]:
     config = recipe.vit_config(classes=len(data.labels))
     return config, _preprocess(recipe, config)
 
 
-def _from_start(recipe: Recipe, data: Dataset) -> tuple[ViTConfig, Preprocess]:
+def _from_start(recipe: Recipe, data: Dataset) -> tuple[ModelConfig, Preprocess]:
     """The start model's shape with the data's classes, at the recipe's image size or its own."""
     assert recipe.init is not None
     start = read(recipe.init)
@@ -172,28 +173,32 @@ def _from_start(recipe: Recipe, data: Dataset) -> tuple[ViTConfig, Preprocess]:
             details = ", ".join(f"{n} {getattr(config, n)} instead of {getattr(sizes, n)}" for n in different)
             raise UserError(f"{recipe.init} is not a {recipe.model['variant']}: it has {details}; leave --model out")
     drops = recipe.regularization
-    config = config.with_changes(
-        classes=len(data.labels),
-        image_size=recipe.image_size or config.image_size,
-        representation=None,
-        dropout=drops.dropout,
-        attention_dropout=drops.attention_dropout,
-        drop_path=drops.drop_path,
-        pool=recipe.model.get("pool", config.pool),
-    )
+    changes: dict[str, Any] = {
+        "classes": len(data.labels),
+        "image_size": recipe.image_size or config.image_size,
+        "drop_path": drops.drop_path,
+    }
+    if isinstance(config, ViTConfig):
+        changes |= {"dropout": drops.dropout, "attention_dropout": drops.attention_dropout, "representation": None}
+        changes |= {"pool": recipe.model.get("pool", config.pool)}
+    elif drops.dropout or drops.attention_dropout:
+        raise UserError(f"regularization.dropout: {recipe.init} is a ResNet, which has no place for it; set it to 0")
+    config = config.with_changes(**changes)
     return config, _preprocess(recipe, config, start.preprocess)
 
 
-def _preprocess(recipe: Recipe, config: ViTConfig, start: Preprocess | None = None) -> Preprocess:
+def _preprocess(recipe: Recipe, config: ModelConfig, start: Preprocess | None = None) -> Preprocess:
     """The start's contract for pixels, or the plain one, at this image size, with what the recipe sets."""
     half = (0.5,) * config.channels
     own = start or Preprocess(config.image_size, config.channels, crop_fraction=1.0, mean=half, std=half)
     settings = {name: getattr(recipe.data, name) for name in _PIXEL_KEYS}
     chosen = {name: value for name, value in settings.items() if value is not None}
+    if chosen.get("mode", own.mode) != own.mode:
+        chosen.setdefault("crop_fraction", None)  # the start's belongs to its mode: take the new mode's usual one
     return replace(own, image_size=config.image_size, **chosen)
 
 
-def _resolved(recipe: Recipe, config: ViTConfig, preprocess: Preprocess) -> Recipe:
+def _resolved(recipe: Recipe, config: ModelConfig, preprocess: Preprocess) -> Recipe:
     """The recipe with the values that were chosen, so that it says all of what the run computes."""
     pixels = {f"data.{name}": getattr(preprocess, name) for name in _PIXEL_KEYS}
     return changed(recipe, {"image_size": config.image_size, **pixels})

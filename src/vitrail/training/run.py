@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from vitrail.data.batches import TrainBatches
 from vitrail.data.randomness import words
 from vitrail.data.workers import loader_workers
-from vitrail.model.vit import ViT
+from vitrail.model import Model, ViTConfig, build
 from vitrail.recipes import files
 from vitrail.recipes.recipe import Recipe
 from vitrail.training import checkpoint
@@ -20,6 +20,7 @@ from vitrail.training.decide import begin
 from vitrail.training.device import Devices, devices, resolve_precision, worth_compiling
 from vitrail.training.ema import Ema
 from vitrail.training.finish import Result, finish
+from vitrail.training.forecast import LONG, Work, cheaper, seconds_per_image, sentence
 from vitrail.training.interrupt import stop_requests
 from vitrail.training.loop import Loop
 from vitrail.training.memory import check_memory
@@ -60,7 +61,7 @@ def train(
     """
     with devices() as place, _own_randomness(place):
         progress = TrainingProgress(quiet=quiet or not place.first)
-        begun = begin(recipe, data, dict(changes or {}), Path(out) if out else None, resume)
+        begun = begin(recipe, data, dict(changes or {}), Path(out) if out else None, resume, place)
         _say(progress, begun.notes)
         plan = make_plan(
             begun.recipe, begun.data, world=place.world, neighbours=place.neighbours, progress=progress.looking
@@ -71,6 +72,8 @@ def train(
         model, started = _model(plan, place)
         state = RunState(model, Optimisers(model, plan.recipe.optimizer), _ema(model, plan.recipe), plan.fingerprint)
         _say(progress, [*plan.notes, *started, _describe(plan, model, place, precision), memory])
+        if plan.recipe.init and not begun.goes_on:
+            _say(progress, _forecast(plan, place, precision))
         place.barrier()  # every process has found the folder as it is before the first one changes it
         if begun.goes_on:
             _restore(state, begun.folder, progress, place)
@@ -98,13 +101,13 @@ def _own_randomness(place: Devices) -> AbstractContextManager[None]:
     return torch.random.fork_rng([place.device] if place.device.type == "cuda" else [])
 
 
-def _model(plan: Plan, place: Devices) -> tuple[ViT, list[str]]:
+def _model(plan: Plan, place: Devices) -> tuple[Model, list[str]]:
     """The model at its start: from another model's weights, or from random ones that depend on the seed alone."""
     torch.manual_seed(int(words(plan.recipe.seed, "init", 0, count=1)[0, 0] >> 1))
     if plan.recipe.init:
         model, notes = start_from(plan.config, plan.recipe.init, labels=plan.labels)
     else:
-        model, notes = ViT(plan.config), []
+        model, notes = build(plan.config), []
     model.preprocess, model.labels = plan.preprocess, plan.labels
     model.to(place.device)
     if place.world > 1 and place.device.type == "cuda":
@@ -113,7 +116,7 @@ def _model(plan: Plan, place: Devices) -> tuple[ViT, list[str]]:
     return model, notes
 
 
-def _ema(model: ViT, recipe: Recipe) -> Ema | None:
+def _ema(model: Model, recipe: Recipe) -> Ema | None:
     return Ema(model, recipe.ema.decay) if recipe.ema.decay else None
 
 
@@ -169,12 +172,31 @@ def _batches(plan: Plan, state: RunState, place: Devices, workers: int) -> Train
     )
 
 
-def _describe(plan: Plan, model: ViT, place: Devices, precision: str) -> str:
+def _forecast(plan: Plan, place: Devices, precision: str) -> list[str]:
+    """How long the run will take, and a cheaper plan if that is long."""
+    work = Work(
+        images=len(plan.train.samples),
+        epochs=plan.steps / plan.steps_per_epoch,
+        val=len(plan.val.samples) if plan.val else 0,
+        evaluations=max(1, plan.steps // plan.evaluate_every),
+        test=len(plan.test.samples) if plan.test else 0,
+    )
+    of_image = seconds_per_image(plan.config, place.device, precision) / place.world
+    seconds = work.seconds(of_image)
+    lines = [sentence(seconds, of_image)]
+    if seconds > LONG:
+        epochs, (h, w) = cheaper(plan.config, work, of_image, LONG / 2)
+        lines.append(f"cheaper: --epochs {epochs} --image-size {h}x{w} would take about half an hour")
+    return lines
+
+
+def _describe(plan: Plan, model: Model, place: Devices, precision: str) -> str:
     config, n = plan.config, len(plan.train.samples)
     parameters = sum(p.numel() for p in model.parameters())
     h, w = config.image_size
+    tokens = f" in {config.tokens} tokens" if isinstance(config, ViTConfig) else ""
     return (
-        f"model: {parameters / 1e6:.1f} M parameters, {h}x{w} pixels in {config.tokens} tokens; "
+        f"model: {parameters / 1e6:.1f} M parameters, {h}x{w} pixels{tokens}; "
         f"{n:,} images of {len(plan.labels)} classes; steps: {plan.steps:,} of {plan.recipe.batch_size} images, "
         f"epochs: {plan.steps / plan.steps_per_epoch:.3g}; {place.world} x {place.device}, {precision}"
     )

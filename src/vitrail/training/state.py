@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from vitrail.errors import UserError
-from vitrail.model.vit import ViT
+from vitrail.model import Model
 from vitrail.training.checkpoint import Checkpoint
 from vitrail.training.ema import Ema
 from vitrail.training.optimizer import Optimisers
@@ -48,7 +48,7 @@ def worth_keeping(top1: float, best: Best | None, n: int) -> bool:
 class RunState:
     """Everything that changes while a run trains; its tensors and its step are the whole state."""
 
-    model: ViT
+    model: Model
     optimisers: Optimisers
     ema: Ema | None
     data: str

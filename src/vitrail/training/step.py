@@ -13,7 +13,7 @@ from vitrail.data.batches import Batch
 from vitrail.data.mixup import mixup_cutmix
 from vitrail.data.preprocess import Preprocess
 from vitrail.data.randomness import step_generator, words
-from vitrail.model.vit import ViT
+from vitrail.model import Model
 from vitrail.recipes.recipe import Recipe
 from vitrail.training.device import Devices, autocast
 from vitrail.training.ema import Ema
@@ -40,7 +40,7 @@ class TrainStep:
     """
 
     recipe: Recipe
-    model: ViT
+    model: Model
     network: nn.Module
     optimisers: Optimisers
     ema: Ema | None
