@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from vitrail.data.preprocess import Preprocess
     from vitrail.errors import UserError
     from vitrail.evaluation.run import evaluate
-    from vitrail.model.config import VARIANTS, ViTConfig, variant
+    from vitrail.model.config import ViTConfig
+    from vitrail.model.variants import VARIANTS, variant
     from vitrail.model.vit import ViT
     from vitrail.prediction import Predictor
     from vitrail.recipes.files import load as recipe
@@ -23,7 +24,7 @@ _HOME = {
     "Predictor": "vitrail.prediction:Predictor",
     "Preprocess": "vitrail.data.preprocess:Preprocess",
     "UserError": "vitrail.errors:UserError",
-    "VARIANTS": "vitrail.model.config:VARIANTS",
+    "VARIANTS": "vitrail.model.variants:VARIANTS",
     "ViT": "vitrail.model.vit:ViT",
     "ViTConfig": "vitrail.model.config:ViTConfig",
     "evaluate": "vitrail.evaluation.run:evaluate",
@@ -32,7 +33,7 @@ _HOME = {
     "recipe": "vitrail.recipes.files:load",
     "save": "vitrail.weights.folder:save",
     "train": "vitrail.training.run:train",
-    "variant": "vitrail.model.config:variant",
+    "variant": "vitrail.model.variants:variant",
 }
 
 __all__ = [

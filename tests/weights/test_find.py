@@ -6,6 +6,7 @@ from unittest.mock import MagicMock
 
 import huggingface_hub
 import pytest
+import torch
 from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
 
 import vitrail
@@ -56,45 +57,99 @@ def test_what_is_there_and_is_no_model_is_said(run: Path, tmp_path: Path) -> Non
     (tmp_path / "recipe.yaml").write_text("")
     with pytest.raises(UserError, match="a run that has no model yet"):
         find(tmp_path)
-    (tmp_path / "weights.pt").write_bytes(b"x")
-    with pytest.raises(UserError, match=r"\.safetensors files with config\.json"):
-        find(tmp_path / "weights.pt")
-    (tmp_path / "lone.safetensors").write_bytes(b"x")
-    with pytest.raises(UserError, match=r"lone\.safetensors has no config\.json beside it"):
-        find(tmp_path / "lone.safetensors")
+    (tmp_path / "weights.txt").write_bytes(b"x")
+    with pytest.raises(
+        UserError, match=r"weights\.txt does not open here: weights are files that end in .*\.safetensors"
+    ):
+        find(tmp_path / "weights.txt")
 
 
-def test_a_hub_id_is_fetched_with_its_revision(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
+@pytest.mark.parametrize("name", ["lone.safetensors", "lone.pth", "lone.pt", "lone.bin", "lone.ckpt", "lone.npz"])
+def test_a_file_of_weights_is_a_model_though_nothing_lies_beside_it(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"x")
+    assert find(tmp_path / name) == tmp_path / name
+    with pytest.raises(UserError, match=name) as caught:  # found, and then seen to be damaged
+        load(tmp_path / name)
+    assert "\n" not in str(caught.value)
+
+
+SAFETENSORS = ["model*.safetensors", "model.safetensors.index.json"]
+PICKLES = ["pytorch_model*.bin", "pytorch_model.bin.index.json"]
+
+
+@pytest.fixture
+def asked(run: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str | None, list[str]]]:
+    """What the Hub is asked for: repository, revision, files; it has the folder of ``run``."""
+    calls = []
 
     def snapshot(repository: str, *, revision: str | None, allow_patterns: list[str]) -> str:
-        asked.append((repository, revision, sorted(allow_patterns)))
+        calls.append((repository, revision, allow_patterns))
         return str(run / "model")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    return calls
+
+
+def test_a_hub_id_is_fetched_with_its_revision_and_no_pickles(run: Path, asked: list) -> None:
     assert find("hf:owner/name") == find("hf:owner/name@v2") == run / "model"
-    files = ["README.md", "config.json", "model.safetensors"]
+    files = ["config.json", "preprocessor_config.json", "README.md", *SAFETENSORS]
     assert asked == [("owner/name", None, files), ("owner/name", "v2", files)]
 
 
-def test_a_repository_in_the_local_cache_opens_offline(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The Hub's cache as it lies on disk: refs/main names a commit, snapshots/COMMIT holds the files."""
-    repository, commit = tmp_path / "hub" / "models--owner--name", "0123456789" * 4
-    (repository / "refs").mkdir(parents=True)
-    (repository / "refs" / "main").write_text(commit)
-    (repository / "snapshots").mkdir()
-    (run / "model").rename(repository / "snapshots" / commit)
+def test_pickled_weights_are_fetched_where_the_hub_has_no_others(run: Path, asked: list) -> None:
+    (run / "model" / "model.safetensors").rename(run / "model" / "pytorch_model.bin")
+    assert find("hf:owner/name") == run / "model"
+    assert [files[3:] for _, _, files in asked] == [SAFETENSORS, PICKLES]
+
+
+def test_timms_names_mean_its_repositories_on_the_hub(run: Path, asked: list) -> None:
+    assert find("timm:vit_tiny_patch16_224.augreg_in21k") == find("timm:vit_tiny@main") == run / "model"
+    assert [(repository, revision) for repository, revision, _ in asked] == [
+        ("timm/vit_tiny_patch16_224.augreg_in21k", None),
+        ("timm/vit_tiny", "main"),
+    ]
+
+
+def cached(hub: Path, repository: str, files: list[Path]) -> None:
+    """Put files into the Hub's cache as it lies on disk: refs/main names a commit, snapshots/COMMIT links to blobs."""
+    folder, commit = hub / f"models--{repository.replace('/', '--')}", "0123456789" * 4
+    for name in ("refs", "blobs", f"snapshots/{commit}"):
+        (folder / name).mkdir(parents=True)
+    (folder / "refs" / "main").write_text(commit)
+    for number, file in enumerate(files):
+        blob = folder / "blobs" / f"{number:040x}"
+        blob.write_bytes(file.read_bytes())
+        (folder / "snapshots" / commit / file.name).symlink_to(Path("..", "..", "blobs", blob.name))
+
+
+@pytest.fixture
+def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The Hub's cache, an empty folder so far, without a network."""
     snapshot = huggingface_hub.snapshot_download
 
-    def offline(*args: object, **kwargs: object) -> str:
+    def download(*args: object, **kwargs: object) -> str:
         return snapshot(*args, cache_dir=tmp_path / "hub", local_files_only=True, **kwargs)
 
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
-    assert load("hf:owner/name").labels == tuple("abcde")
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    return tmp_path / "hub"
+
+
+@pytest.mark.parametrize(
+    ("name", "repository"), [("hf:owner/name", "owner/name"), ("timm:vit_mini.in1k", "timm/vit_mini.in1k")]
+)
+def test_a_repository_in_the_local_cache_opens_offline(run: Path, offline: Path, name: str, repository: str) -> None:
+    cached(offline, repository, sorted((run / "model").iterdir()))
+    assert load(name).labels == tuple("abcde")
     with pytest.raises(UserError, match="hf:owner/other is not in the local cache"):
         load("hf:owner/other")
+
+
+def test_pickled_weights_in_the_local_cache_open_offline(run: Path, tmp_path: Path, offline: Path) -> None:
+    model = load(run)
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    cached(offline, "owner/name", [run / "model" / "config.json", tmp_path / "pytorch_model.bin"])
+    found = load("hf:owner/name")
+    assert all((found.state_dict()[name] == tensor).all() for name, tensor in model.state_dict().items())
 
 
 @pytest.mark.parametrize(

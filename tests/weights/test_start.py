@@ -8,7 +8,7 @@ import torch
 
 import vitrail
 from vitrail.errors import UserError
-from vitrail.model import ViT
+from vitrail.model import ResNet, ResNetConfig, ViT
 from vitrail.model.resize import resize_positions
 from vitrail.weights.start import start_from
 
@@ -40,10 +40,46 @@ def test_the_head_is_kept_for_the_same_labels_only(make_model: Make) -> None:
     same, notes = start_from(source.config, source, labels="abcde")
     torch.testing.assert_close(same.eval()(images), source(images), rtol=0, atol=0)
     assert any("head kept" in note for note in notes)
-    for labels in ("abced", ""):
+    for labels in ("abcdx", ""):
         other, _ = start_from(source.config, source, labels=labels)
         assert not other.head.weight.any()
     torch.testing.assert_close(other.eval().features(images), source.features(images), rtol=0, atol=0)
+
+
+def test_a_head_that_knows_the_labels_by_name_is_put_into_their_order(make_model: Make) -> None:
+    source = make_model()
+    images = torch.randn(2, 3, 32, 48)
+    some, notes = start_from(source.config.with_changes(classes=3), source, labels="dab")
+    torch.testing.assert_close(some.eval()(images), source(images)[:, [3, 0, 1]])
+    assert "head kept: its rows for the 3 labels, of 5, in their order here" in notes
+
+
+def test_a_distilled_model_starts_both_heads_at_zero(make_model: Make) -> None:
+    source = make_model(distilled=True)
+    model, _ = start_from(source.config.with_changes(classes=2), source, labels="xy")
+    assert not model.head.weight.any()
+    assert not model.head_dist.weight.any()
+    torch.testing.assert_close(model.dist_token, source.dist_token, rtol=0, atol=0)
+
+
+def test_a_resnet_starts_a_resnet_and_no_vit(make_model: Make) -> None:
+    torch.manual_seed(0)
+    config = ResNetConfig(image_size=(32, 32), layers=(1,), classes=4)
+    source = ResNet(config)
+    model, notes = start_from(config.with_changes(classes=2, image_size=(64, 64)), source, labels="xy")
+    assert model.head.fc.weight.shape == (2, 256, 1, 1)
+    assert "head of 2 classes starts at zero" in notes
+    torch.testing.assert_close(model.stages[0].blocks[0].conv1.weight, source.stages[0].blocks[0].conv1.weight)
+    with pytest.raises(UserError, match="is a ResNet, and the model wanted is not"):
+        start_from(make_model().config, source)
+
+
+def test_positions_of_the_patches_alone_are_interpolated_in_the_checkpoints_own_way(make_model: Make) -> None:
+    source = make_model(prefix_positions=False, registers=2, position_interpolation="bicubic")
+    model, notes = start_from(source.config.with_changes(image_size=(64, 32)), source)
+    expected = resize_positions(source.pos_embed, (4, 6), (8, 4), prefix=0, method="bicubic")
+    torch.testing.assert_close(model.pos_embed, expected, rtol=0, atol=0)
+    assert any("interpolated (bicubic)" in note for note in notes)
 
 
 def test_grids_are_compared_and_not_counts(make_model: Make) -> None:

@@ -1,10 +1,11 @@
-"""Models <-> files: the model folder, the formats that open here, and the start of fine-tuning.
+"""Models <-> files: the model folder, the formats that open here and are written, and the start of fine-tuning.
 
 Importing this does not import torch; loading a model does.
 """
 
+from vitrail.weights.convert import convert
 from vitrail.weights.find import find
-from vitrail.weights.folder import describe, load_folder, save
-from vitrail.weights.load import load, read
+from vitrail.weights.folder import save
+from vitrail.weights.load import describe, load, load_folder, read
 
-__all__ = ["describe", "find", "load", "load_folder", "read", "save"]
+__all__ = ["convert", "describe", "find", "load", "load_folder", "read", "save"]

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from vitrail.model.config import VARIANTS, ViTConfig
+from vitrail.model import RESNETS, VARIANTS, ModelConfig, ResNetConfig, ViTConfig
 from vitrail.model.cost import Cost, readable
 from vitrail.weights.formats import timm
 
@@ -14,7 +14,7 @@ _LABELS_SHOWN = 100
 
 
 def model_card(
-    config: ViTConfig,
+    config: ModelConfig,
     labels: Sequence[str],
     preprocess: "Preprocess | None",
     metrics: Mapping[str, object],
@@ -46,8 +46,19 @@ def model_card(
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def architecture(config: ViTConfig) -> str:
+_POOLING = {
+    "token": "class token",
+    "avg": "average pooling",
+    "token_avg": "class token and average pooling",
+    "map": "attention pooling",
+}
+_POSITIONS = {"sincos2d": "sin-cos 2-D positions", "rotary2d": "rotary 2-D positions", "none": "no positions"}
+
+
+def architecture(config: ModelConfig) -> str:
     """A configuration in a few words: the variant's name, or its sizes, then what is not the paper's default."""
+    if isinstance(config, ResNetConfig):
+        return _resnet(config)
     keys = ("width", "depth", "heads", "mlp_width")
     shape = [getattr(config, key) for key in keys]
     named = [name.split("/")[0] for name, values in VARIANTS.items() if [values[key] for key in keys] == shape]
@@ -57,27 +68,45 @@ def architecture(config: ViTConfig) -> str:
         else f"ViT with patches of {config.patch_size}x{config.patch_size}"
     ]
     words.append(f"width {config.width}, depth {config.depth}, heads {config.heads}, MLP {config.mlp_width}")
-    if config.stem != "linear":
+    if config.stem == "hybrid":
+        words.append(f"hybrid stem of {list(config.stem_layers) or 'one convolution'}")
+    elif config.stem != "linear":
         words.append(f"{config.stem} stem")
-    words.append({"token": "class token", "avg": "average pooling", "map": "attention pooling"}[config.pool])
+    words.append(_POOLING[config.pool])
     if config.registers:
         words.append(f"{config.registers} registers")
     if config.position != "learned":
-        words.append(
-            {"sincos2d": "sin-cos 2-D positions", "none": "no positions"}.get(config.position, config.position)
-        )
-    if config.layer_scale is not None:
-        words.append("LayerScale")
+        words.append(_POSITIONS[config.position])
+    switches = {
+        "distillation token": config.distilled,
+        "norms around the patches": config.patch_norm,
+        "norm before the blocks": config.pre_norm,
+        "norm after pooling": config.final_norm == "pooled",
+        "no last norm": config.final_norm == "none",
+        "gated MLP": config.gated_mlp,
+        "norms of queries and keys": config.qk_norm,
+        "LayerScale": config.layer_scale is not None,
+    }
+    words += [name for name, there in switches.items() if there]
     if config.representation is not None:
         words.append(f"representation layer {config.representation}")
     return ", ".join(words)
 
 
-def _what(config: ViTConfig) -> str:
+def _resnet(config: ResNetConfig) -> str:
+    named = [n for n, values in RESNETS.items() if all(getattr(config, key) == value for key, value in values.items())]
+    size = named[0] if named else f"of {list(config.layers)} units, width factor {config.width_factor}"
+    return f"BiT ResNet-v2 {size}" + (", stem for small images" if config.stem == "small" else "")
+
+
+def _what(config: ModelConfig) -> str:
     cost, (h, w) = Cost(config), config.image_size
+    kind, seen = "Vision Transformer", f" as {config.tokens} tokens" if isinstance(config, ViTConfig) else ""
+    if isinstance(config, ResNetConfig):
+        kind = "residual network"
     return (
-        f"A Vision Transformer for image classification: {architecture(config)}. "
-        f"It reads images of {h} x {w} pixels as {config.tokens} tokens and has {cost.parameters:,} parameters; "
+        f"A {kind} for image classification: {architecture(config)}. "
+        f"It reads images of {h} x {w} pixels{seen} and has {cost.parameters:,} parameters; "
         f"one image takes {readable(cost.flops, 'FLOPs')}."
     )
 
@@ -94,11 +123,14 @@ def _pixels(preprocess: "Preprocess | None") -> str:
     if preprocess is None:
         return ""
     (h, w), p = preprocess.image_size, preprocess
+    tall, wide = (int(side / p.crop_fraction) for side in p.image_size)
     how = {
         "crop": f"the shorter side is resized and the centre is cropped to {h} x {w} (crop fraction {p.crop_fraction:g})",
-        "squash": f"the image is resized to {h} x {w}, whatever its shape",
-        "pad": f"the longer side is resized and the rest is padded to {h} x {w}",
+        "squash": f"the image is resized to {tall} x {wide}, whatever its shape",
+        "pad": f"the image is resized to fit into {tall} x {wide}, and laid on the mean",
     }[p.mode]
+    if p.mode != "crop" and (tall, wide) != (h, w):
+        how += f", and the centre is cropped to {h} x {w}"
     colours = "colour" if p.channels == 3 else f"{p.channels} channel{'s' if p.channels > 1 else ''}"
     mean, std = (", ".join(f"{v:g}" for v in values) for values in (p.mean, p.std))
     return (
@@ -114,7 +146,7 @@ def _measured(metrics: Mapping[str, object]) -> str:
     return "\n".join(["## Measured", "", "| | |", "|---|---|", *rows])
 
 
-def _use(config: ViTConfig) -> str:
+def _use(config: ModelConfig) -> str:
     lines = [
         "## Use\n",
         "```",
@@ -136,5 +168,5 @@ def _use(config: ViTConfig) -> str:
             "```",
         ]
     else:
-        lines.append(f"timm has no equal of this model ({reason}); it opens in vitrail alone.")
+        lines.append(f"timm does not open this folder ({reason}).")
     return "\n".join(lines)

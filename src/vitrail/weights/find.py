@@ -4,25 +4,35 @@ import difflib
 from pathlib import Path
 
 from vitrail.errors import UserError
-from vitrail.model.config import variant
+from vitrail.model.variants import variant
 from vitrail.weights import replace
-from vitrail.weights.folder import CARD, CONFIG, RUN_MODEL, WEIGHTS, is_model_folder
+from vitrail.weights.folder import RUN_MODEL
+from vitrail.weights.found import CARD, CONFIG, PROCESSOR, PROCESSOR_OF_ALL, SUFFIXES, is_model_folder
 
-HUB = "hf:"
+HUB, TIMM = "hf:", "timm:"
+_DOCUMENTS = [CONFIG, PROCESSOR, PROCESSOR_OF_ALL, CARD]
+# What is fetched from a repository, the first that it has: safetensors (whole, or in parts with their index), else pickles.
+_WEIGHTS = (
+    ["model*.safetensors", "model.safetensors.index.json"],
+    ["pytorch_model*.bin", "pytorch_model.bin.index.json"],
+)
 
 
 def find(name: str | Path) -> Path:
-    """The model folder, or the ``.safetensors`` file in one, that a name means.
+    """The model folder, or the file of weights, that a name means.
 
     Args:
-        name: a model folder; a run folder (its ``model/``); a ``.safetensors`` file with ``config.json`` beside it; or
-            ``hf:owner/name`` or ``hf:owner/name@revision`` for the Hugging Face Hub.
+        name: a model folder; a run folder (its ``model/``); a file of weights (``.safetensors``, ``.pth``, ``.pt``,
+            ``.bin``, ``.npz``); ``hf:owner/name`` or ``hf:owner/name@revision`` for the Hugging Face Hub; or
+            ``timm:NAME.TAG`` for the weights that timm publishes there.
 
     Raises:
         UserError: nothing of the kind is there.
     """
     if str(name).startswith(HUB):
-        return _from_hub(str(name).removeprefix(HUB))
+        return _from_hub(str(name), str(name).removeprefix(HUB))
+    if str(name).startswith(TIMM):
+        return _from_hub(str(name), f"timm/{str(name).removeprefix(TIMM)}")
     path = Path(name).expanduser()
     replace.recover(path)
     replace.recover(path / RUN_MODEL)
@@ -44,12 +54,10 @@ def _folder(path: Path) -> Path:
 
 
 def _file(path: Path) -> Path:
-    if path.name in (CONFIG, CARD):
+    if path.name in _DOCUMENTS:
         return _folder(path.parent)
-    if path.suffix != ".safetensors":
-        raise UserError(f"{path} does not open here: weights are .safetensors files with {CONFIG} beside them")
-    if not is_model_folder(path.parent):
-        raise UserError(f"{path} has no {CONFIG} beside it, which says what model its weights make")
+    if path.suffix not in SUFFIXES:
+        raise UserError(f"{path} does not open here: weights are files that end in {', '.join(sorted(SUFFIXES))}")
     return path
 
 
@@ -69,11 +77,14 @@ def _nothing_at(name: str, path: Path) -> UserError:
         hint = f"there is no folder {parent} either"
     else:
         hint = f"{HUB}owner/name takes one from the Hugging Face Hub"
-    return UserError(f"no model at {name}: looked for a model folder, a run or a .safetensors file; {hint}")
+    return UserError(f"no model at {name}: looked for a model folder, a run or a file of weights; {hint}")
 
 
-def _from_hub(identifier: str) -> Path:
-    """Download ``owner/name`` (or ``owner/name@revision``) into the Hub's cache, or find it there."""
+def _from_hub(name: str, identifier: str) -> Path:
+    """Download ``owner/name`` (or ``owner/name@revision``) into the Hub's cache, or find it there.
+
+    Weights are fetched as safetensors where the repository has them, else pickled.
+    """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -85,9 +96,12 @@ def _from_hub(identifier: str) -> Path:
     )
 
     repository, _, revision = identifier.partition("@")
-    name = f"{HUB}{identifier}"
     try:
-        folder = snapshot_download(repository, revision=revision or None, allow_patterns=[CONFIG, WEIGHTS, CARD])
+        for weights in _WEIGHTS:
+            patterns = [*_DOCUMENTS, *weights]
+            folder = Path(snapshot_download(repository, revision=revision or None, allow_patterns=patterns))
+            if any(folder.glob(weights[0])):
+                break
     except HFValidationError as error:
         raise UserError(
             f"{name} is not a hub id: write {HUB}owner/name or {HUB}owner/name@revision ({error})"
@@ -102,6 +116,6 @@ def _from_hub(identifier: str) -> Path:
         raise UserError(f"{name} is not in the local cache, and the Hub cannot be reached: check the network") from None
     except OSError as error:  # every other failure of the network or of the disk
         raise UserError(f"{name} cannot be fetched: {error}") from None
-    if not is_model_folder(Path(folder)):
+    if not is_model_folder(folder):
         raise UserError(f"{name} holds no {CONFIG}: it is not a model folder")
-    return Path(folder)
+    return folder

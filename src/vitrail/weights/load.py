@@ -1,26 +1,140 @@
-"""A name given by a person -> a model, or what its configuration says."""
+"""A name given by a person -> a model, or what can be said of it without its weights."""
 
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from vitrail.errors import UserError
+from vitrail.model.cost import parameters
 from vitrail.weights.find import find
-from vitrail.weights.folder import Description, describe, load_folder
+from vitrail.weights.formats import recognise
+from vitrail.weights.formats.format import Format, ModelConfig
+from vitrail.weights.found import Found, look
+from vitrail.weights.names import Entry, Report, plan, to_ours
 
 if TYPE_CHECKING:
-    from vitrail.model import ViT
+    from vitrail.data.preprocess import Preprocess
+    from vitrail.model import Model
 
 
-def load(name: str | Path) -> "ViT":
-    """The model that a name means (see ``find``): a ViT in evaluation mode with .config, .preprocess and .labels.
+@dataclass(frozen=True)
+class Description:
+    """A model before its weights are read. Nothing here imports torch, but for pixels and for pickled weights."""
+
+    found: Found
+    format: Format
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of the configuration that the person set: what the files do not say, or say wrongly."""
+
+    @property
+    def config(self) -> ModelConfig:
+        """The model's configuration. Raises UserError where it has no equal here."""
+        return self.format.read_config(self.found).with_changes(**self.changes)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Class names in the order of the logits; empty where unknown."""
+        return self.format.read_labels(self.found)
+
+    @property
+    def preprocess(self) -> "Preprocess | None":
+        """The pixel contract; None where unknown."""
+        return self.format.read_preprocess(self.found, self.config)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the person should know: the format, and what was assumed that the files do not say."""
+        weights = self.found.weights.notes if not self.found.config else ()
+        return (f"{self.found.path}: {self.format.name} format", *weights, *self.format.notes(self.found))
+
+
+def load(name: str | Path, changes: Mapping[str, Any] | None = None) -> "Model":
+    """The model that a name means (see ``find``), in evaluation mode and float32, with .config, .preprocess and .labels.
+
+    Args:
+        name: a run, a model folder, a file of weights, or a hub id.
+        changes: fields of the configuration that the files do not tell (``{"activation": "relu"}``).
 
     Raises:
         UserError: nothing there, damaged, or not a model that opens here.
     """
-    path = find(name)
-    return load_folder(path) if path.is_dir() else load_folder(path.parent, weights=path.name)
+    return load_found(read(name, changes))
 
 
-def read(name: str | Path) -> Description:
-    """What the model's ``config.json`` says, without its weights and without importing torch."""
-    path = find(name)
-    return describe(path if path.is_dir() else path.parent)
+def read(name: str | Path, changes: Mapping[str, Any] | None = None) -> Description:
+    """What can be said of a model without its weights, and without importing torch unless they are pickled.
+
+    Raises:
+        UserError: nothing there, or of a format unknown here.
+    """
+    return dataclasses.replace(describe(find(name)), changes=changes or {})
+
+
+def load_folder(folder: str | Path) -> "Model":
+    """The model of a folder in any of the known formats, as ``load`` gives it.
+
+    Raises:
+        UserError: files missing or damaged, a format or a choice unknown here, parameters that do not fit.
+    """
+    return load_found(describe(folder))
+
+
+def describe(path: str | Path) -> Description:
+    """What lies at a path, a model folder or a file of weights, and its format."""
+    found = look(Path(path))
+    return Description(found, recognise(found))
+
+
+def load_found(description: Description) -> "Model":
+    """Read the weights and build the model."""
+    from vitrail.weights.build import empty, fill
+
+    config, labels, found = description.config, description.labels, description.found
+    classes = getattr(config, "classes", 0)
+    if labels and classes and len(labels) != classes:
+        raise UserError(f"{found.document} names {len(labels)} labels for {classes} classes")
+    _check_size(description)
+    model = empty(config)
+    chosen, report, wanted = _match(description, model)
+    tensors = {} if report.missing or report.leftover else found.weights.read()
+    for excused in report.excused:
+        tensors.pop(excused, None)
+    fill(model, to_ours(chosen, report, tensors, wanted, _source(found)))
+    model.preprocess, model.labels = description.preprocess, labels
+    return model.eval()
+
+
+def weights_report(description: Description) -> tuple[Report, Mapping[str, Any]]:
+    """Where each tensor of the files goes in the model, without reading any; and the shapes that the model wants."""
+    from vitrail.weights.build import empty
+
+    _check_size(description)
+    _, report, wanted = _match(description, empty(description.config))
+    return report, wanted
+
+
+def _check_size(description: Description) -> None:
+    """Refuse a configuration that asks for far more than the files hold, before anything of its size is built."""
+    asked = sum(parameters(description.config).values())
+    held = sum(math.prod(shape) for shape in description.found.shapes.values())
+    if asked > 10 * held + 10**7:
+        raise UserError(
+            f"{description.found.document} describes a model of {asked:,} parameters, and the files hold {held:,}: "
+            "they do not belong together"
+        )
+
+
+def _match(description: Description, model: "Model") -> tuple[list[Entry], Report, Mapping[str, tuple[int, ...]]]:
+    from vitrail.weights.build import shapes
+
+    known, found, wanted = description.format, description.found, shapes(model)
+    entries = known.entries(description.config, found.shapes, wanted)
+    chosen, report = plan(entries, found.shapes, wanted, known.excuses)
+    return chosen, report, wanted
+
+
+def _source(found: Found) -> Path:
+    return found.weights.paths[0]

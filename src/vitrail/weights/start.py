@@ -7,30 +7,33 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vitrail.model import ViT, ViTConfig
+from vitrail.errors import UserError
+from vitrail.model import Model, ModelConfig, ResNet, ViT, ViTConfig
 from vitrail.model.resize import resize_positions
+from vitrail.weights.build import empty, fill, shapes
 from vitrail.weights.load import load
-from vitrail.weights.match import build
+from vitrail.weights.names import Entry, plan, to_ours
 
 # What may differ without a word: it is fine-tuning's own business.
 _OF_TRAINING = {"image_size", "classes", "representation", "dropout", "attention_dropout", "drop_path"}
-_HEAD, _REPRESENTATION = "head.", "pre_logits."
+_HEADS, _REPRESENTATION = ("head.", "head_dist."), "pre_logits."
 
 
 def start_from(
-    config: ViTConfig, init: ViT | str | Path, *, labels: Sequence[str] = (), method: str = "bicubic_antialias"
-) -> tuple[ViT, list[str]]:
+    config: ModelConfig, init: Model | str | Path, *, labels: Sequence[str] = (), method: str | None = None
+) -> tuple[Model, list[str]]:
     """A model to fine-tune: the weights of ``init`` in the shape of ``config``.
 
-    The head is kept if ``labels`` are exactly those of ``init`` (and its input is the same), else it starts at zero, as
-    in the paper (Dosovitskiy et al., 2021, section 3.2), and a representation layer is dropped unless ``config`` asks
-    for the one that is there. Learned positions are interpolated to the new grid; fixed ones are computed for it.
+    The head's rows are kept, in the order of ``labels``, if ``init`` knows every one of them by name (and the head's input
+    is the same); else it starts at zero, as in the paper (Dosovitskiy et al., 2021, section 3.2), and a representation
+    layer is dropped unless ``config`` asks for the one that is there. Learned positions are interpolated to the new grid;
+    fixed ones are computed for it.
 
     Args:
         config: the model wanted; usually ``read(init).config.with_changes(classes=..., image_size=...)``.
         init: a model, or the name of one (see ``find``).
         labels: class names in the order of the new head's outputs.
-        method: how positions are interpolated (see ``resize_positions``).
+        method: how positions are interpolated (see ``resize_positions``); None for the checkpoint's own way.
 
     Returns:
         The model in training mode, with ``init``'s pixel contract at the new image size, and ``labels``; and a list of
@@ -39,17 +42,28 @@ def start_from(
     Raises:
         UserError: ``init`` cannot be loaded, or its parameters do not have the shapes that ``config`` needs.
     """
-    source = init if isinstance(init, ViT) else load(init)
-    name = "the start model" if isinstance(init, ViT) else str(init)
+    source = init if isinstance(init, ViT | ResNet) else load(init)
+    name = "the start model" if isinstance(init, ViT | ResNet) else str(init)
+    if type(source.config) is not type(config):
+        raise UserError(
+            f"{name} is a {type(source).__name__}, and the model wanted is not: leave out what asks for one"
+        )
     state: dict[str, Tensor] = {key: tensor.detach().clone() for key, tensor in source.state_dict().items()}
+    model = empty(config)
+    wanted = shapes(model)
     notes = _changed_function(source.config, config)
-    notes += _fit_positions(state, source.config, config, method)
-    notes += _fit_head(state, source, config, tuple(labels))
-    model = build(config, state, name)
+    if isinstance(config, ViTConfig) and isinstance(source.config, ViTConfig):
+        notes += _fit_positions(state, source.config, config, method or source.config.position_interpolation)
+        notes += _fit_representation(state, source.config, config)
+    notes += _fit_heads(state, source, wanted, tuple(labels))
+    chosen, report = plan(
+        (Entry(key, (key,)) for key in wanted), {k: tuple(v.shape) for k, v in state.items()}, wanted, {}
+    )
+    fill(model, to_ours(chosen, report, state, wanted, name))
     model.labels = tuple(labels)
     if source.preprocess is not None:
         model.preprocess = dataclasses.replace(source.preprocess, image_size=config.image_size)
-    taken = sum(p.numel() for key, p in model.named_parameters() if not key.startswith((_HEAD, _REPRESENTATION)))
+    taken = sum(p.numel() for key, p in model.named_parameters() if not key.startswith((*_HEADS, _REPRESENTATION)))
     return model.train(), [f"started from {name}: {taken:,} parameters of the backbone", *notes]
 
 
@@ -57,9 +71,8 @@ def _fit_positions(state: dict[str, Tensor], old: ViTConfig, new: ViTConfig, met
     if "pos_embed" not in state or old.grid == new.grid:
         return []
     if new.position == "learned":
-        state["pos_embed"] = resize_positions(
-            state["pos_embed"], old.grid, new.grid, prefix=old.prefix_tokens, method=method
-        )
+        prefix = old.prefix_tokens if old.prefix_positions else 0
+        state["pos_embed"] = resize_positions(state["pos_embed"], old.grid, new.grid, prefix=prefix, method=method)
         how = f"interpolated ({method})"
     else:
         fresh = ViT(dataclasses.replace(new, depth=1, classes=0)).pos_embed  # fixed: a function of grid and width
@@ -70,29 +83,44 @@ def _fit_positions(state: dict[str, Tensor], old: ViTConfig, new: ViTConfig, met
     return [f"position embedding {how} from a grid of {h}x{w} to {h2}x{w2}"]
 
 
-def _fit_head(state: dict[str, Tensor], source: ViT, new: ViTConfig, labels: tuple[str, ...]) -> list[str]:
-    old = source.config
-    same_input = new.representation == old.representation
-    if same_input and labels and labels == source.labels and new.classes == old.classes:
-        return [f"head kept: the {new.classes} labels are the same"]
-    notes = []
-    for key in [key for key in state if key.startswith(_HEAD)]:
+def _fit_representation(state: dict[str, Tensor], old: ViTConfig, new: ViTConfig) -> list[str]:
+    if old.representation in (None, new.representation):
+        return []
+    for key in [key for key in state if key.startswith(_REPRESENTATION)]:
         del state[key]
-    if not same_input:
-        for key in [key for key in state if key.startswith(_REPRESENTATION)]:
-            del state[key]
-        if old.representation is not None:
-            notes.append(f"representation layer of width {old.representation} dropped")
-    if new.classes:
-        state["head.weight"] = torch.zeros(new.classes, new.representation or new.width)
-        state["head.bias"] = torch.zeros(new.classes)
-        notes.append(f"head of {new.classes} classes starts at zero")
-    return notes
+    return [f"representation layer of width {old.representation} dropped"]
 
 
-def _changed_function(old: ViTConfig, new: ViTConfig) -> list[str]:
+def _fit_heads(
+    state: dict[str, Tensor], source: Model, wanted: dict[str, tuple[int, ...]], labels: tuple[str, ...]
+) -> list[str]:
+    """Keep the head's rows by the names of the classes where all are known, else start every head at zero."""
+    old = {key: state.pop(key) for key in list(state) if key.startswith(_HEADS)}
+    heads = {key: shape for key, shape in wanted.items() if key.startswith(_HEADS)}
+    if not heads:
+        return []
+    classes = next(iter(heads.values()))[0]
+    known = {name: row for row, name in enumerate(source.labels)}
+    same_input = all(key in old and old[key].shape[1:] == shape[1:] for key, shape in heads.items())
+    if (
+        labels
+        and same_input
+        and len(labels) == classes
+        and len(known) == len(source.labels)
+        and known.keys() >= set(labels)
+    ):
+        rows = torch.tensor([known[name] for name in labels])
+        state |= {key: old[key][rows] for key in heads}
+        if labels == source.labels:
+            return [f"head kept: the {classes} labels are the same"]
+        return [f"head kept: its rows for the {classes} labels, of {len(known)}, in their order here"]
+    state |= {key: torch.zeros(shape) for key, shape in heads.items()}
+    return [f"head of {classes} classes starts at zero"]
+
+
+def _changed_function(old: ModelConfig, new: ModelConfig) -> list[str]:
     """What differs beyond size and regularisation, and yet fits the parameters: the person should know."""
-    names = [field.name for field in dataclasses.fields(ViTConfig) if field.name not in _OF_TRAINING]
+    names = [field.name for field in dataclasses.fields(old) if field.name not in _OF_TRAINING]
     return [
         f"model.{name} was {getattr(old, name)} in the start model and is {getattr(new, name)} now"
         for name in names

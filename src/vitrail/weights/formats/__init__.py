@@ -1,63 +1,71 @@
-"""The origins of model folders that open here, one module each; to add one, write its module and name it in FORMATS.
+"""The origins of models that open here, and that ours are written for; to add one, write its module and name it here.
 
 Reading a configuration imports neither torch nor the origin's own library, so that ``vitrail info`` is instant.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import cache
+from importlib import import_module
 
-from vitrail.errors import UserError
-from vitrail.model.config import ViTConfig
-from vitrail.weights.formats import native, timm
+from vitrail.errors import UserError, did_you_mean
+from vitrail.weights.formats.format import Format
+from vitrail.weights.found import Found
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from vitrail.data.preprocess import Preprocess
-
-Json = Mapping[str, Any]
+# Modules with one FORMAT or several FORMATS each. The first that recognises a model reads it, and the first of an origin
+# that has an equal of a model writes it.
+_MODULES = ("native", "timm", "transformers", "google", "torchvision", "facebook", "vit_pytorch")
 
 
-@dataclass(frozen=True)
-class Format:
-    """How one origin writes a model folder's ``config.json`` and names its tensors."""
-
-    name: str
-    recognises: Callable[[Json], bool]
-    """Whether a ``config.json`` is of this origin."""
-    read_config: Callable[[Json], ViTConfig]
-    read_labels: Callable[[Json], tuple[str, ...]]
-    read_preprocess: Callable[[Json], "Preprocess | None"]
-    convert: Callable[[dict[str, "Tensor"], Json], dict[str, "Tensor"]]
-    """The origin's tensors -> ours, by name; what it does not know it passes on, for ``match`` to report."""
+@cache
+def formats() -> tuple[Format, ...]:
+    """Every format, in the order in which they are asked."""
+    modules = [import_module(f"vitrail.weights.formats.{name}") for name in _MODULES]
+    return tuple(known for module in modules for known in module.FORMATS)
 
 
-FORMATS = (
-    Format(
-        "vitrail",
-        native.recognises,
-        native.read_config,
-        native.read_labels,
-        native.read_preprocess,
-        native.convert,
-    ),
-    Format("timm", timm.recognises, timm.read_config, timm.read_labels, timm.read_preprocess, timm.convert),
-)
+def origins() -> tuple[str, ...]:
+    """The names for ``convert --to``."""
+    return tuple(dict.fromkeys(known.origin for known in formats() if known.no_equal is not None))
 
 
-def recognise(values: Json, source: object) -> Format:
-    """The first format that knows a ``config.json``.
+def recognise(found: Found) -> Format:
+    """The first format that knows a model.
 
     Raises:
         UserError: none does.
     """
-    for known in FORMATS:
-        if known.recognises(values):
+    for known in formats():
+        if known.recognises(found):
             return known
-    kind = values.get("model_type")
-    found = f"model_type {kind!r}" if kind else f"keys {', '.join(list(values)[:6]) or 'none'}"
-    raise UserError(
-        f"{source} is not a configuration that opens here ({found}): "
-        f"it must come from {' or '.join(known.name for known in FORMATS)}"
-    )
+    if found.config:
+        kind = found.config.get("model_type")
+        what = f"model_type {kind!r}" if kind else f"keys {', '.join(list(found.config)[:6])}"
+        raise UserError(f"{found.document} is not a configuration that opens here ({what}): {_known()}")
+    if found.path.is_dir():
+        raise UserError(f"{found.document} is not a configuration that opens here (keys none): {_known()}")
+    names = ", ".join(list(found.shapes)[:3])
+    raise UserError(f"{found.path}: names such as {names} are not those of a model that opens here: {_known()}")
+
+
+def writers(origin: str, config: object) -> tuple[Format, ...]:
+    """The formats in which an origin's library has an equal of a configuration, the first choice first.
+
+    Raises:
+        UserError: no such origin, or it has no equal of this model, with the reason.
+    """
+    if origin not in origins():
+        raise UserError(f"--to {origin}: {did_you_mean(origin, origins())}")
+    reasons = {
+        known.name: known.no_equal(config)
+        for known in formats()
+        if known.origin == origin and known.no_equal is not None
+    }
+    able = tuple(known for known in formats() if known.name in reasons and reasons[known.name] is None)
+    if not able:
+        told = dict.fromkeys(f"{name}: {why}" if name != origin else why for name, why in reasons.items())
+        raise UserError(f"{origin} has no equal of this model ({'; '.join(map(str, told))})")
+    return able
+
+
+def _known() -> str:
+    names = list(dict.fromkeys(known.origin for known in formats()))
+    return f"models of {', '.join(names[:-1])} and {names[-1]} do"

@@ -1,0 +1,82 @@
+"""Found: what lies where a person pointed, the weights and the documents beside them, each read when it is needed."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from vitrail.errors import UserError
+from vitrail.weights import replace
+from vitrail.weights.tensors import Weights, inside, open_weights, read_json, weights_files
+
+CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
+PROCESSOR, PROCESSOR_OF_ALL = "preprocessor_config.json", "processor_config.json"
+SUFFIXES = frozenset([".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".npz"])  # of files of weights
+
+Json = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Found:
+    """A model as it lies on disk, in the format of any origin."""
+
+    path: Path
+    """A model folder, or a file of weights."""
+    config: Json
+    """``config.json``, empty where there is none."""
+    processor: Json
+    """transformers' ``preprocessor_config.json``, empty where there is none."""
+
+    @cached_property
+    def weights(self) -> Weights:
+        """The weights, of which only names and shapes are read yet. Raises UserError where there are none to read."""
+        files = weights_files(self.path) if self.path.is_dir() else (self.path,)
+        return open_weights(files, recorded=self._recorded())
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Tensor name -> shape."""
+        return self.weights.shapes
+
+    @property
+    def document(self) -> Path:
+        """Where the configuration stands, for errors: ``config.json``, or the file of weights itself."""
+        if self.path.is_dir():
+            return self.path / CONFIG
+        return self.path.parent / CONFIG if self.config else self.path
+
+    def _recorded(self) -> Mapping[str, str]:
+        """File name -> SHA-256 of when it was written; only our own folders have them."""
+        ours = self.config.get("vitrail")
+        return ours.get("sha256", {}) if isinstance(ours, Mapping) else {}
+
+
+def look(path: Path) -> Found:
+    """What is at a path: a model folder, or a file of weights with or without ``config.json`` beside it.
+
+    Raises:
+        UserError: a folder without ``config.json``, or one that is not JSON.
+    """
+    if path.is_dir():
+        replace.recover(path)
+        if not is_model_folder(path):
+            raise UserError(f"{path} is not a model folder: it has no {CONFIG}")
+        return Found(path, _json(path, CONFIG), _processor(path))
+    return Found(path, _json(path.parent, CONFIG), _processor(path.parent))
+
+
+def is_model_folder(folder: Path) -> bool:
+    """Whether a configuration lies there."""
+    return (folder / CONFIG).is_file()
+
+
+def _processor(folder: Path) -> Json:
+    """What transformers says of pixels: in a file of its own, or with a text tower's in one for both."""
+    whole = _json(folder, PROCESSOR) or _json(folder, PROCESSOR_OF_ALL).get("image_processor")
+    return whole if isinstance(whole, Mapping) else {}
+
+
+def _json(folder: Path, name: str) -> Json:
+    path = folder / name
+    return read_json(inside(folder, path)) if path.is_file() else {}
