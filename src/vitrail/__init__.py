@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from vitrail.prediction import Predictor
     from vitrail.recipes.files import load as recipe
     from vitrail.training.run import train
+    from vitrail.weights.convert import convert
     from vitrail.weights.folder import save
     from vitrail.weights.load import load
 
@@ -27,6 +28,7 @@ _HOME = {
     "VARIANTS": "vitrail.model.variants:VARIANTS",
     "ViT": "vitrail.model.vit:ViT",
     "ViTConfig": "vitrail.model.config:ViTConfig",
+    "convert": "vitrail.weights.convert:convert",
     "evaluate": "vitrail.evaluation.run:evaluate",
     "load": "vitrail.weights.load:load",
     "open_data": "vitrail.data.open:open_data",
@@ -43,6 +45,7 @@ __all__ = [
     "UserError",
     "ViT",
     "ViTConfig",
+    "convert",
     "evaluate",
     "load",
     "open_data",

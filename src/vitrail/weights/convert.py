@@ -1,10 +1,11 @@
 """A model -> the files of another library, which opens them with its own ordinary call."""
 
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vitrail.errors import UserError
-from vitrail.weights import replace
+from vitrail.weights import embedded, replace
 from vitrail.weights.folder import check_target, write_json, write_tensors
 from vitrail.weights.formats import writers
 from vitrail.weights.formats.format import Format
@@ -45,9 +46,9 @@ def convert(model: "Model", origin: str, out: str | Path) -> Format:
     out.parent.mkdir(parents=True, exist_ok=True)
     with replace.file(out) as staging:
         if suffix == ".npz":
-            _write_npz(tensors, staging)
+            _write_npz(tensors, staging, embedded.comment(embedded.write(model)))
         else:
-            write_tensors(tensors, staging)
+            write_tensors(tensors, staging, **{embedded.KEY: embedded.write(model)})
     return known
 
 
@@ -72,9 +73,11 @@ def tensors_for(known: Format, model: "Model") -> Tensors:
     return to_theirs(known.entries(model.config, {}, shapes(model)), state)
 
 
-def _write_npz(tensors: Tensors, path: Path) -> None:
+def _write_npz(tensors: Tensors, path: Path, comment: bytes) -> None:
     import numpy as np
 
     with path.open("wb") as file:  # a file, since NumPy would append a suffix to a name
         arrays = {name: tensor.contiguous().numpy() for name, tensor in tensors.items()}
         np.savez(file, allow_pickle=False, **arrays)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.comment = comment

@@ -52,12 +52,12 @@ def check_target(folder: Path) -> None:
         raise UserError(f"{folder} exists and is not a model folder: choose another place")
 
 
-def write_tensors(state: Mapping[str, Any], path: Path) -> None:
+def write_tensors(state: Mapping[str, Any], path: Path, **metadata: str) -> None:
     """A safetensors file of these tensors, from any device."""
     from safetensors.torch import save_file
 
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    save_file(tensors, path, metadata={"format": "pt"})
+    save_file(tensors, path, metadata={"format": "pt", **metadata})
 
 
 def write_json(values: Mapping[str, Any], path: Path) -> None:

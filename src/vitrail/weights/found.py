@@ -1,7 +1,7 @@
 """Found: what lies where a person pointed, the weights and the documents beside them, each read when it is needed."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,8 @@ class Found:
     """``config.json``, empty where there is none."""
     processor: Json
     """transformers' ``preprocessor_config.json``, empty where there is none."""
+    said: Json = field(default_factory=dict)
+    """Fields of the configuration that the person gives: what the files do not say, or say wrongly."""
 
     @cached_property
     def weights(self) -> Weights:
@@ -52,8 +54,12 @@ class Found:
         return ours.get("sha256", {}) if isinstance(ours, Mapping) else {}
 
 
-def look(path: Path) -> Found:
+def look(path: Path, said: Json | None = None) -> Found:
     """What is at a path: a model folder, or a file of weights with or without ``config.json`` beside it.
+
+    Args:
+        path: the folder or the file.
+        said: fields of the configuration that the person gives.
 
     Raises:
         UserError: a folder without ``config.json``, or one that is not JSON.
@@ -62,8 +68,8 @@ def look(path: Path) -> Found:
         replace.recover(path)
         if not is_model_folder(path):
             raise UserError(f"{path} is not a model folder: it has no {CONFIG}")
-        return Found(path, _json(path, CONFIG), _processor(path))
-    return Found(path, _json(path.parent, CONFIG), _processor(path.parent))
+        return Found(path, _json(path, CONFIG), _processor(path), said or {})
+    return Found(path, _json(path.parent, CONFIG), _processor(path.parent), said or {})
 
 
 def is_model_folder(folder: Path) -> bool:

@@ -3,12 +3,14 @@
 import dataclasses
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vitrail.errors import UserError
 from vitrail.model.cost import parameters
+from vitrail.weights import embedded
+from vitrail.weights.embedded import Embedded
 from vitrail.weights.find import find
 from vitrail.weights.formats import recognise
 from vitrail.weights.formats.format import Format, ModelConfig
@@ -26,29 +28,37 @@ class Description:
 
     found: Found
     format: Format
-    changes: Mapping[str, Any] = field(default_factory=dict)
-    """Fields of the configuration that the person set: what the files do not say, or say wrongly."""
+
+    embedded: Embedded | None = None
+    """What vitrail wrote into a file of weights beside the tensors."""
 
     @property
     def config(self) -> ModelConfig:
         """The model's configuration. Raises UserError where it has no equal here."""
-        return self.format.read_config(self.found).with_changes(**self.changes)
+        return self.format.read_config(self.found).with_changes(**self.found.said)
 
     @property
     def labels(self) -> tuple[str, ...]:
         """Class names in the order of the logits; empty where unknown."""
-        return self.format.read_labels(self.found)
+        return self.embedded.labels if self.embedded else self.format.read_labels(self.found)
 
     @property
     def preprocess(self) -> "Preprocess | None":
         """The pixel contract; None where unknown."""
-        return self.format.read_preprocess(self.found, self.config)
+        if self.embedded is None:
+            return self.format.read_preprocess(self.found, self.config)
+        from vitrail.data.preprocess import Preprocess
+
+        return None if self.embedded.preprocess is None else Preprocess.from_dict(self.embedded.preprocess)
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What the person should know: the format, and what was assumed that the files do not say."""
+        format_name = f"{self.found.path}: {self.format.name} format"
+        if self.embedded:
+            return (f"{format_name}, written by vitrail",)
         weights = self.found.weights.notes if not self.found.config else ()
-        return (f"{self.found.path}: {self.format.name} format", *weights, *self.format.notes(self.found))
+        return (format_name, *weights, *self.format.notes(self.found))
 
 
 def load(name: str | Path, changes: Mapping[str, Any] | None = None) -> "Model":
@@ -70,7 +80,7 @@ def read(name: str | Path, changes: Mapping[str, Any] | None = None) -> Descript
     Raises:
         UserError: nothing there, or of a format unknown here.
     """
-    return dataclasses.replace(describe(find(name)), changes=changes or {})
+    return describe(find(name), changes)
 
 
 def load_folder(folder: str | Path) -> "Model":
@@ -82,10 +92,14 @@ def load_folder(folder: str | Path) -> "Model":
     return load_found(describe(folder))
 
 
-def describe(path: str | Path) -> Description:
+def describe(path: str | Path, changes: Mapping[str, Any] | None = None) -> Description:
     """What lies at a path, a model folder or a file of weights, and its format."""
-    found = look(Path(path))
-    return Description(found, recognise(found))
+    found = look(Path(path), changes)
+    known = recognise(found)
+    own = None if found.config or found.path.is_dir() else embedded.read(found.weights.paths[0])
+    if own is not None:
+        found = dataclasses.replace(found, said={**own.fields, **found.said})
+    return Description(found, known, own)
 
 
 def load_found(description: Description) -> "Model":

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from vitrail.errors import UserError
 from vitrail.model.config import ViTConfig
+from vitrail.model.fields import as_type
 from vitrail.weights.formats.format import ModelConfig
 from vitrail.weights.found import Found
 from vitrail.weights.names import Layout, Shape, Tensors, reshaped
@@ -70,6 +71,9 @@ def published_heads(found: Found, width: int) -> int:
     Raises:
         UserError: no published model has that width.
     """
+    if "heads" in found.said:
+        heads: int = as_type("heads", found.said["heads"], int)
+        return heads
     if width not in _HEADS and width % HEAD_WIDTH:
         raise UserError(
             f"{found.path}: the file does not tell the number of heads, and no published model has the width {width}: "
@@ -90,6 +94,9 @@ def square_image(found: Found, name: str, rows: int, prefix: int, patch: int) ->
     Raises:
         UserError: the grid is not square, so that its sides cannot be told from their product.
     """
+    if "image_size" in found.said:
+        image_size: tuple[int, int] = as_type("image_size", found.said["image_size"], tuple)
+        return image_size
     side = grid_side(rows - prefix)
     if side is None:
         raise UserError(

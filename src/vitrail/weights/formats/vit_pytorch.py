@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from vitrail.errors import UserError
 from vitrail.model.config import ViTConfig
+from vitrail.model.fields import as_type
 from vitrail.weights.formats.format import Format, ModelConfig
 from vitrail.weights.formats.shapes import (
     HEAD_WIDTH,
@@ -79,12 +80,13 @@ def read_config(found: Found) -> ViTConfig:
     channels, patch = _patch(found, pixels)
     together, rest = divmod(shape_of(found, f"{inner}{QKV}", 2)[0], 3)
     alone = not any(name.startswith(f"{inner}{OUT}") for name in shapes)  # one head as wide as the model
-    if rest or not together or (together % HEAD_WIDTH and not alone):
+    said = found.said.get("heads")
+    if rest or not together or (said is None and together % HEAD_WIDTH and not alone):
         raise UserError(
             f"{found.path}: the file does not tell the number of heads, and the width of all together, {together}, is not "
             f"a multiple of vit-pytorch's {HEAD_WIDTH}: say it with --set model.heads=N"
         )
-    heads = 1 if alone else together // HEAD_WIDTH
+    heads = as_type("heads", said, int) if said else 1 if alone else together // HEAD_WIDTH
     head = next((name for name in HEADS if any(other.startswith(f"{name}.") for other in shapes)), None)
     classifier = head and (f"{head}.1.weight" if f"{head}.1.weight" in shapes else f"{head}.weight")
     class_token = math.prod(shapes.get("cls_token", (0,))) > 0

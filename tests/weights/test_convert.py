@@ -1,0 +1,128 @@
+"""What is written for others opens here again, and says of itself what its names and shapes cannot."""
+
+import json
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+
+import vitrail
+from vitrail.errors import UserError
+from vitrail.model import ViT
+from vitrail.weights import convert, load, read
+
+Make = Callable[..., ViT]
+
+# What the tensors of a file without config.json do not tell: five heads of 16, ReLU, another epsilon, a grid that is no square.
+UNUSUAL = {"width": 80, "heads": 5, "activation": "relu", "norm_eps": 1e-5, "image_size": (32, 48)}
+
+
+@pytest.mark.parametrize(("origin", "name"), [("google", "m.npz"), ("facebook", "m.safetensors")])
+@torch.no_grad()
+def test_a_file_that_we_wrote_says_what_its_tensors_cannot(
+    tmp_path: Path, make_model: Make, origin: str, name: str
+) -> None:
+    model = make_model(**UNUSUAL)
+    try:
+        convert(model, origin, tmp_path / name)
+    except UserError:  # that origin has no ReLU: the rest is as unusual
+        model = make_model(**{**UNUSUAL, "activation": "gelu", "norm_eps": 1e-6})
+        convert(model, origin, tmp_path / name)
+    again = load(tmp_path / name)
+    assert (again.config, again.labels, again.preprocess) == (model.config, model.labels, model.preprocess)
+    assert all(torch.equal(tensor, again.state_dict()[key]) for key, tensor in model.state_dict().items())
+    assert "written by vitrail" in read(tmp_path / name).notes[0]
+
+
+def test_others_see_the_tensors_alone(tmp_path: Path, make_model: Make) -> None:
+    convert(make_model(), "google", tmp_path / "m.npz")
+    with np.load(tmp_path / "m.npz", allow_pickle=False) as archive:
+        assert not [name for name in archive.files if "vitrail" in name]
+    with zipfile.ZipFile(tmp_path / "m.npz") as archive:
+        assert json.loads(archive.comment)["model"]["heads"] == 4
+    convert(make_model(image_size=(32, 32)), "torchvision", tmp_path / "m.safetensors")
+    with safe_open(tmp_path / "m.safetensors", framework="pt") as file:
+        assert not [name for name in file.keys() if "vitrail" in name]  # noqa: SIM118 (no mapping)
+        assert file.metadata()["format"] == "pt"
+
+
+def test_very_many_class_names_do_not_fit_into_an_archive_and_are_left_out(tmp_path: Path, make_model: Make) -> None:
+    model = make_model(classes=4000)
+    model.labels = tuple(f"a rather long name of class {number}" for number in range(4000))
+    convert(model, "google", tmp_path / "m.npz")
+    again = load(tmp_path / "m.npz")
+    assert (again.config, again.labels) == (model.config, ())
+
+
+def test_what_a_stranger_wrote_there_is_checked(tmp_path: Path, make_model: Make) -> None:
+    convert(make_model(image_size=(32, 32)), "google", tmp_path / "m.npz")
+    for comment, message in (
+        (b'{"model": {"widht": 3}}', "did you mean width"),
+        (b'{"model": {"width": 4}}', "do not fit the model wanted"),
+        (b'{"model": {"heads": "many"}}', "it must be a whole number"),
+    ):
+        with zipfile.ZipFile(tmp_path / "m.npz", "a") as archive:
+            archive.comment = comment
+        with pytest.raises(UserError, match=message):
+            load(tmp_path / "m.npz")
+    for comment in (b"made by hand", b"[1]", b"{}", b'{"model": 3}'):
+        with zipfile.ZipFile(tmp_path / "m.npz", "a") as archive:
+            archive.comment = comment
+        assert "written by vitrail" not in read(tmp_path / "m.npz").notes[0]
+
+
+@torch.no_grad()
+def test_a_format_that_cannot_hold_the_values_gives_way_to_the_next(tmp_path: Path, make_model: Make) -> None:
+    """timm's DINOv3 has no bias of keys; its rotary models of another kind have one."""
+    model = make_model(position="rotary2d", registers=1, layer_scale=0.1, width=64, heads=4, classes=5)
+    assert model.blocks[0].attn.qkv.bias[64:128].abs().max() > 0
+    assert vitrail.convert(model, "timm", tmp_path / "m").name == "timm rope"
+    again = load(tmp_path / "m")
+    images = torch.randn(2, 3, 32, 48)
+    torch.testing.assert_close(again(images), model(images), rtol=0, atol=2e-5)
+
+
+def test_an_origin_without_an_equal_is_refused_with_the_reason_and_nothing_is_written(
+    tmp_path: Path, make_model: Make
+) -> None:
+    for origin, message in (("timm", "its conv stem"), ("goggle", "did you mean google")):
+        with pytest.raises(UserError, match=message):
+            convert(make_model(stem="conv"), origin, tmp_path / "m")
+    with pytest.raises(UserError, match=r"must end in \.npz"):
+        convert(make_model(), "google", tmp_path / "m.pth")
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "thesis.tex").write_text("...")
+    with pytest.raises(UserError, match="is not a model folder"):
+        convert(make_model(), "timm", tmp_path / "thesis")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["thesis", "thesis.tex"]
+
+
+def test_a_configuration_that_asks_for_far_more_than_the_files_hold_is_refused_at_once(
+    tmp_path: Path, make_model: Make
+) -> None:
+    vitrail.save(make_model(), tmp_path)
+    path = tmp_path / "config.json"
+    values = json.loads(path.read_text())
+    values["vitrail"]["config"]["depth"] = 10**9
+    path.write_text(json.dumps(values))
+    with pytest.raises(UserError, match=r"describes a model of [\d,]+ parameters, and the files hold"):
+        load(tmp_path)
+
+
+@torch.no_grad()
+def test_what_the_files_do_not_say_a_person_can(tmp_path: Path, make_model: Make) -> None:
+    from safetensors.torch import save_file
+
+    model = make_model(width=80, heads=5, activation="relu", classes=0)
+    save_file({key: tensor.clone() for key, tensor in model.state_dict().items()}, tmp_path / "bare.safetensors")
+    with pytest.raises(UserError, match=r"no square grid: say it with --set model\.image_size"):
+        load(tmp_path / "bare.safetensors")
+    with pytest.raises(UserError, match=r"--set model\.heads=N"):
+        load(tmp_path / "bare.safetensors", {"image_size": [32, 48]})
+    said = {"heads": 5, "image_size": [32, 48], "activation": "relu"}
+    images = torch.randn(2, 3, 32, 48)
+    torch.testing.assert_close(load(tmp_path / "bare.safetensors", said)(images), model(images), rtol=0, atol=1e-6)
