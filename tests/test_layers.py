@@ -19,9 +19,13 @@ ALLOWED = {
     "evaluation": {"model", "data", "weights"},
     "report": {"model", "data", "weights", "evaluation"},
     "recipes": {"model", "data"},
+    "doctor": {"model", "data", "weights"},
     "prediction": {"device", "model", "data", "weights"},
     "training": {"device", "model", "data", "weights", "evaluation", "report", "recipes"},
-    "cli": {"device", "model", "data", "weights", "evaluation", "report", "recipes", "training", "prediction"},
+    "cli": {
+        *("device", "model", "data", "weights", "doctor"),
+        *("evaluation", "report", "recipes", "training", "prediction"),
+    },
     "__init__": {"model", "data", "weights", "evaluation", "recipes", "training", "prediction"},
     "__main__": {"cli"},
 }

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from vitrail.errors import UserError
     from vitrail.evaluation.run import evaluate
     from vitrail.model.config import ViTConfig
+    from vitrail.model.resnet import ResNet
+    from vitrail.model.resnet_config import ResNetConfig, resnet_variant
     from vitrail.model.variants import VARIANTS, variant
     from vitrail.model.vit import ViT
     from vitrail.prediction import Predictor
@@ -26,6 +28,8 @@ _HOME = {
     "Preprocess": "vitrail.data.preprocess:Preprocess",
     "UserError": "vitrail.errors:UserError",
     "VARIANTS": "vitrail.model.variants:VARIANTS",
+    "ResNet": "vitrail.model.resnet:ResNet",
+    "ResNetConfig": "vitrail.model.resnet_config:ResNetConfig",
     "ViT": "vitrail.model.vit:ViT",
     "ViTConfig": "vitrail.model.config:ViTConfig",
     "convert": "vitrail.weights.convert:convert",
@@ -33,6 +37,7 @@ _HOME = {
     "load": "vitrail.weights.load:load",
     "open_data": "vitrail.data.open:open_data",
     "recipe": "vitrail.recipes.files:load",
+    "resnet_variant": "vitrail.model.resnet_config:resnet_variant",
     "save": "vitrail.weights.folder:save",
     "train": "vitrail.training.run:train",
     "variant": "vitrail.model.variants:variant",
@@ -42,6 +47,8 @@ __all__ = [
     "VARIANTS",
     "Predictor",
     "Preprocess",
+    "ResNet",
+    "ResNetConfig",
     "UserError",
     "ViT",
     "ViTConfig",
@@ -50,6 +57,7 @@ __all__ = [
     "load",
     "open_data",
     "recipe",
+    "resnet_variant",
     "save",
     "train",
     "variant",

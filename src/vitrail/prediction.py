@@ -19,9 +19,11 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from vitrail.data.decode import SUFFIXES, ImageError
+from vitrail.data.preprocess import Preprocess
+from vitrail.data.sources.idx import is_idx
 from vitrail.device import named_device
 from vitrail.errors import UserError
-from vitrail.model import ViT
+from vitrail.model import Model, ViTConfig
 from vitrail.weights.load import load
 
 _BATCHES_AHEAD = 2  # decoded while a GPU works; on a CPU, decoding and the model would fight for the same cores
@@ -85,10 +87,10 @@ class Predictor:
     evaluation.
     """
 
-    def __init__(self, model: ViT | str | Path, *, device: str = "auto", batch_size: int = 32) -> None:
+    def __init__(self, model: Model | str | Path, *, device: str = "auto", batch_size: int = 32) -> None:
         """
         Args:
-            model: a ViT with ``preprocess`` (and ``labels``), which is moved to the device and set to evaluation mode,
+            model: one with ``preprocess`` (and ``labels``), which is moved to the device and set to evaluation mode,
                 or the name of one (see ``vitrail.load``).
             device: auto (``VITRAIL_DEVICE``, else a GPU if there is one), or any of torch's names, such as cuda:1.
             batch_size: images that the model takes at a time.
@@ -96,10 +98,12 @@ class Predictor:
         Raises:
             UserError: the model cannot be loaded, does not know its pixels, or the device is not there.
         """
-        self.model = (model if isinstance(model, ViT) else load(model)).eval()
+        self.model = (load(model) if isinstance(model, str | Path) else model).eval()
         if self.model.preprocess is None:
-            raise UserError("the model has no preprocess, so its pixels are unknown: set model.preprocess")
-        self.preprocess = self.model.preprocess
+            raise UserError(
+                "the model has no preprocess, so its pixels are unknown: set model.preprocess = vitrail.Preprocess(...)"
+            )
+        self.preprocess: Preprocess = self.model.preprocess
         self.device = named_device(device)
         self.model.to(self.device)
         self.batch_size = batch_size
@@ -139,7 +143,7 @@ class Predictor:
             if found.values is None:
                 raise ImageError(found.error or "")
             rows.append(found.values)
-        return np.stack(rows) if rows else np.zeros((0, self.model.config.width), dtype=np.float32)
+        return np.stack(rows) if rows else np.zeros((0, self._feature_width()), dtype=np.float32)
 
     def stream_features(self, images: Iterable[ImageLike]) -> Iterator[Features]:
         """The features of each image in order, or its error."""
@@ -149,6 +153,10 @@ class Predictor:
                 yield Features(_name(image), None, label, row)
             else:
                 yield Features(_name(image), row.numpy(), label)
+
+    def _feature_width(self) -> int:
+        config = self.model.config
+        return config.feature_width if isinstance(config, ViTConfig) else config.width
 
     def _rows(
         self, images: Iterable[ImageLike], forward: Callable[[Tensor], Tensor]
@@ -252,7 +260,8 @@ def _expand(name: str, labelled: bool) -> list[Source]:
     if path.is_dir():
         return _expand_folder(path, labelled)
     if path.is_file():
-        return _of_data_set(path) if path.suffix.lower() in _DATA_SUFFIXES else [Source(name, path.read_bytes)]
+        names_data = path.suffix.lower() in _DATA_SUFFIXES or is_idx(path)
+        return _of_data_set(path) if names_data else [Source(name, path.read_bytes)]
     if name == "digits" or name.startswith("hf:"):
         return _of_data_set(name)
     if glob.has_magic(name):

@@ -8,8 +8,9 @@ from pictures import encode, smooth
 from vitrail.data.augment import Augment
 from vitrail.data.decode import decode
 from vitrail.data.policies import crop_box, train_view
-from vitrail.data.preprocess import Preprocess, resample
+from vitrail.data.preprocess import Preprocess
 from vitrail.data.randomness import stream
+from vitrail.data.resize import resample
 
 PREPROCESS = Preprocess((32, 32))
 

@@ -9,7 +9,8 @@ from pictures import encode, smooth
 from PIL import Image
 
 from vitrail.data.decode import decode
-from vitrail.data.preprocess import Preprocess, resample
+from vitrail.data.preprocess import Preprocess
+from vitrail.data.resize import resample
 from vitrail.errors import UserError
 
 SHAPES = [(60, 90), (90, 60), (64, 64), (17, 200), (300, 20), (5, 7), (1, 1), (1, 400)]

@@ -1,5 +1,6 @@
 """Every source gives the same samples: the right bytes under the right class, at random, in any process."""
 
+import gzip
 import io
 import json
 import os
@@ -20,6 +21,7 @@ from vitrail.data.samples import Samples
 from vitrail.data.sources.hub import parse_name
 from vitrail.data.sources.parquet import GroupReader, RowGroup
 from vitrail.errors import UserError
+from vitrail.prediction import expand_inputs
 
 IMAGES = [encode(smooth(9, 7, seed=seed)) for seed in range(16)]
 CLASSES = ["dog" if number % 3 else "cat" for number in range(16)]
@@ -268,3 +270,87 @@ def test_links_in_a_circle_end(tmp_path: Path) -> None:
     data = open_data(root, val_fraction=0)
     assert data.labels == ("cat", "dog", "hound")
     assert (data.train.targets == 0).sum() == CLASSES.count("cat")
+
+
+DIGITS = np.random.default_rng(0).integers(0, 256, (12, 5, 4), dtype=np.uint8)
+NUMBERS = np.arange(12, dtype=np.uint8) % 11
+
+
+def idx_bytes(values: np.ndarray, claimed: tuple[int, ...] | None = None) -> bytes:
+    """An array as an IDX file; ``claimed`` is a shape that the header lies about."""
+    header = bytes([0, 0, 8, values.ndim]) + b"".join(n.to_bytes(4, "big") for n in claimed or values.shape)
+    return header + values.tobytes()
+
+
+def write_idx(root: Path, split: str = "train", *, packed: bool = True, number: int = 12) -> Path:
+    """Images and labels of a split; the path of the images."""
+    root.mkdir(exist_ok=True)
+    for kind, values in (("images-idx3", DIGITS[:number]), ("labels-idx1", NUMBERS[:number])):
+        file = root / f"{split}-{kind}-ubyte{'.gz' if packed else ''}"
+        file.write_bytes(gzip.compress(idx_bytes(values)) if packed else idx_bytes(values))
+    return root / f"{split}-images-idx3-ubyte{'.gz' if packed else ''}"
+
+
+def test_idx_images_and_labels_arrive_as_they_were_written(tmp_path: Path) -> None:
+    write_idx(tmp_path / "set")
+    write_idx(tmp_path / "set", packed=False)  # both, as torchvision leaves them
+    images = write_idx(tmp_path / "set", "t10k", packed=False, number=7)
+    data = open_data(tmp_path / "set", val_fraction=0)
+    assert splits(data) == {"train": 12, "test": 7}
+    assert data.labels == tuple(str(number) for number in range(11))  # in the order of numbers
+    for number, (image, label) in enumerate(bytes_and_classes(data.train)):
+        assert (decode(image, channels=1).numpy()[0] == DIGITS[number]).all()
+        assert label == str(NUMBERS[number])
+    alone = open_data(images, val_fraction=0)
+    assert splits(alone) == {"test": 7}
+    assert bytes_and_classes(alone.test) == bytes_and_classes(data.test)
+
+
+def test_idx_images_without_labels_can_be_seen_but_not_learnt(tmp_path: Path) -> None:
+    images = write_idx(tmp_path / "set")
+    (tmp_path / "set" / "train-labels-idx1-ubyte.gz").unlink()
+    with pytest.raises(UserError, match="labels are missing; a file of labels .* is needed"):
+        open_data(images)
+    assert open_data(images, need_labels=False).train.targets is None
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "not an IDX file of images: it begins with nothing"),
+        (idx_bytes(NUMBERS), "not an IDX file of images: it begins with 00 00 08 01"),
+        (idx_bytes(DIGITS, (2**32 - 1,) * 3), "claims 4294967295x4294967295x4294967295 bytes, more than"),
+        (idx_bytes(DIGITS, (100_000_000, 5, 4)), "shorter than the 100000000x5x4 bytes"),
+        (idx_bytes(DIGITS, (11, 5, 4)), "longer than the 11x5x4 bytes"),
+        (idx_bytes(DIGITS[:, :0]), "its images have 0x4 pixels"),
+        (idx_bytes(DIGITS[:9]), "has 12 labels for the 9 images"),
+    ],
+    ids=["empty", "labels", "huge", "short", "long", "flat", "fewer"],
+)
+@pytest.mark.parametrize("packed", [False, True])
+def test_hostile_idx_files_are_refused_in_one_line(content: bytes, message: str, packed: bool, tmp_path: Path) -> None:
+    images = write_idx(tmp_path / "set", packed=packed)
+    images.write_bytes(gzip.compress(content) if packed else content)
+    with pytest.raises(UserError, match=message) as caught:
+        open_data(tmp_path / "set")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"no gzip", gzip.compress(idx_bytes(DIGITS), mtime=0)[:-30]], ids=["none", "cut"])
+def test_damaged_packed_idx_files_are_refused(content: bytes, tmp_path: Path) -> None:
+    write_idx(tmp_path / "set").write_bytes(content)
+    with pytest.raises(UserError, match="cannot be read"):
+        open_data(tmp_path / "set")
+
+
+def test_two_idx_files_for_one_split_are_refused(tmp_path: Path) -> None:
+    write_idx(tmp_path / "set", "emnist-letters-train")
+    write_idx(tmp_path / "set", "emnist-digits-train")
+    with pytest.raises(UserError, match="are both train: name one of the files"):
+        open_data(tmp_path / "set")
+
+
+def test_an_idx_file_is_a_data_set_for_prediction_too(tmp_path: Path) -> None:
+    sources = expand_inputs([str(write_idx(tmp_path / "set"))])
+    assert [source.label for source in sources] == [str(number) for number in NUMBERS]
+    assert (decode(sources[3].read(), channels=1).numpy()[0] == DIGITS[3]).all()

@@ -36,7 +36,9 @@ def test_rotary_angles_are_those_of_the_formula() -> None:
 
 def test_rotation_turns_pairs_of_channels_and_no_prefix() -> None:
     torch.manual_seed(0)
-    config = ViTConfig(image_size=(8, 12), patch_size=4, width=32, heads=2, mlp_width=8, position="rotary2d", registers=1)
+    config = ViTConfig(
+        image_size=(8, 12), patch_size=4, width=32, heads=2, mlp_width=8, position="rotary2d", registers=1
+    )
     rotation = KINDS["rotary2d"].rotation(config, config.grid, torch.device("cpu"))
     assert rotation is not None
     q = torch.randn(3, 2, config.tokens, 16)

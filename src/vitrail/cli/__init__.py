@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import typer
 
-from vitrail.cli import embed, evaluate, info, predict, probe, recipe, train
+from vitrail.cli import convert, doctor, embed, evaluate, info, predict, probe, recipe, train
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "train": train.train,
@@ -15,6 +15,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "embed": embed.embed,
     "probe": probe.probe,
     "info": info.info,
+    "convert": convert.convert,
+    "doctor": doctor.doctor,
     "recipe": recipe.recipe,
 }
 

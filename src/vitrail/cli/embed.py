@@ -5,17 +5,28 @@ from typing import Annotated
 
 import typer
 
+from vitrail.cli.models import Settings
+from vitrail.cli.pixels import CropFraction, Interpolation, Mean, Mode, Std
+
 
 def embed(
-    model: Annotated[str, typer.Argument(help="A run, a model folder, or hf:owner/name.")],
+    model: Annotated[str, typer.Argument(help="A run, a model folder, a file of weights, hf:owner/name or timm:NAME.")],
     inputs: Annotated[list[str], typer.Argument(help="Files, folders, patterns, or data sets (CSV, digits ...).")],
     out: Annotated[Path, typer.Option(help="The file to write: .npz or .parquet.")],
     batch_size: Annotated[int, typer.Option(min=1, help="Images that the model takes at a time.")] = 32,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
+    mean: Mean = None,
+    std: Std = None,
+    mode: Mode = None,
+    crop_fraction: CropFraction = None,
+    interpolation: Interpolation = None,
+    set_: Settings = None,
 ) -> None:
     """Write the features of images, with their names, and their labels where the data have them."""
     from vitrail.cli.console import note
+    from vitrail.cli.models import load_model
     from vitrail.cli.outputs import FEATURE_WRITERS
+    from vitrail.cli.pixels import pixels
     from vitrail.cli.predict import watched
     from vitrail.errors import UserError
 
@@ -30,7 +41,8 @@ def embed(
     from vitrail.prediction import Predictor, expand_inputs
 
     sources = expand_inputs(inputs, labelled=True)
-    predictor = Predictor(model, device=device, batch_size=batch_size)
+    opened = load_model(model, set_, pixels(mean, std, mode, crop_fraction, interpolation))
+    predictor = Predictor(opened, device=device, batch_size=batch_size)
     found = list(watched(predictor.stream_features(sources), len(sources), "embedding"))
     good = [f for f in found if f.values is not None]
     errors = [f.error for f in found if f.error is not None]

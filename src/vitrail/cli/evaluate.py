@@ -9,18 +9,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vitrail.cli.models import Settings
+from vitrail.cli.pixels import CropFraction, Interpolation, Mean, Mode, Std
+
 if TYPE_CHECKING:
     from vitrail.data.preprocess import Preprocess
     from vitrail.data.samples import Samples
     from vitrail.evaluation.metrics import Evaluation
-    from vitrail.model.vit import ViT
+    from vitrail.model import Model
     from vitrail.training.device import Devices
 
 
 def evaluate(
-    model: Annotated[str, typer.Argument(help="A run, a model folder, or hf:owner/name.")],
+    model: Annotated[str, typer.Argument(help="A run, a model folder, a file of weights, hf:owner/name or timm:NAME.")],
     data: Annotated[
-        str, typer.Argument(help="Folder of class folders, CSV, JSON lines, Parquet, tar shards, hf:NAME, or digits.")
+        str,
+        typer.Argument(help="Folder of class folders, CSV, JSON lines, Parquet, tar shards, IDX, hf:NAME, or digits."),
     ],
     split: Annotated[
         str | None, typer.Option(help="test, val or train; without it test if there is one, else val, else all.")
@@ -38,15 +42,22 @@ def evaluate(
         str | None, typer.Option("--json", metavar="FILE", help="Write the numbers as JSON; - for standard output.")
     ] = None,
     report: Annotated[Path | None, typer.Option(help="Write a page with pictures: an HTML file.")] = None,
+    mean: Mean = None,
+    std: Std = None,
+    mode: Mode = None,
+    crop_fraction: CropFraction = None,
+    interpolation: Interpolation = None,
+    set_: Settings = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out images that cannot be read.")] = False,
 ) -> None:
     """Show top-1 and top-5 accuracy, calibration, classes and confident mistakes."""
+    from vitrail.cli.models import load_model
+    from vitrail.cli.pixels import pixels
     from vitrail.cli.scores import show
     from vitrail.training.device import devices
-    from vitrail.weights.load import load
 
     _check_outputs(json_file, report)
-    vit = load(model)
+    vit = load_model(model, set_, pixels(mean, std, mode, crop_fraction, interpolation))
     preprocess = _preprocess(vit, image_size)
     name, samples, calibration = _samples(vit, model, data, split, calibrate_on)
     task = Task(model, data, name, vit, preprocess, samples, calibration, calibrate_on or "")
@@ -71,7 +82,7 @@ class Task:
     data: str
     split: str
     """The name of the part: test, val or train, or all."""
-    vit: "ViT"
+    vit: "Model"
     preprocess: "Preprocess"
     samples: "Samples"
     calibration: "Samples | None"
@@ -120,7 +131,7 @@ def _evaluate(task: Task, place: "Devices", batch_size: int, workers: int | None
 
 
 def _samples(
-    vit: "ViT", model: str, data: str, split: str | None, calibrate_on: str | None
+    vit: "Model", model: str, data: str, split: str | None, calibrate_on: str | None
 ) -> "tuple[str, Samples, Samples | None]":
     """The part to evaluate, with the name to give it, and the part to fit the temperature on."""
     from vitrail.cli.console import note
@@ -153,20 +164,18 @@ def _samples(
     return name, samples, calibration
 
 
-def _preprocess(vit: "ViT", image_size: str | None) -> "Preprocess":
+def _preprocess(vit: "Model", image_size: str | None) -> "Preprocess":
     """The model's pixel contract, at another image size where one is given."""
     import dataclasses
 
     from vitrail.cli.sizes import image_size as parse_size
-    from vitrail.errors import UserError
 
-    if vit.preprocess is None:
-        raise UserError("how this model wants its pixels is not known: its config.json says nothing of mean and std")
+    contract: Preprocess = vit.preprocess
     if image_size is None:
-        return vit.preprocess
+        return contract
     size = parse_size(image_size)
     vit.config.with_changes(image_size=size)  # refuses a size that the patches do not divide
-    return dataclasses.replace(vit.preprocess, image_size=size)
+    return dataclasses.replace(contract, image_size=size)
 
 
 def _check_outputs(json_file: str | None, report: Path | None) -> None:

@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
+from vitrail.cli.models import Settings
+from vitrail.cli.pixels import CropFraction, Interpolation, Mean, Mode, Std
+
 if TYPE_CHECKING:
     from vitrail.prediction import Prediction
 
@@ -13,21 +16,30 @@ T = TypeVar("T")
 
 
 def predict(
-    model: Annotated[str, typer.Argument(help="A run, a model folder, or hf:owner/name.")],
+    model: Annotated[str, typer.Argument(help="A run, a model folder, a file of weights, hf:owner/name or timm:NAME.")],
     inputs: Annotated[list[str], typer.Argument(help="Files, folders, patterns, or data sets (CSV, digits ...).")],
     top: Annotated[int, typer.Option(min=1, help="How many labels to give for each image.")] = 5,
     format: Annotated[str | None, typer.Option(help="table, csv, jsonl or parquet; default by --out.")] = None,
     out: Annotated[Path | None, typer.Option(help="Write to this file instead of standard output.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images that the model takes at a time.")] = 32,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
+    mean: Mean = None,
+    std: Std = None,
+    mode: Mode = None,
+    crop_fraction: CropFraction = None,
+    interpolation: Interpolation = None,
+    set_: Settings = None,
 ) -> None:
     """Give the labels of images. One that cannot be read has its error reported and does not stop the others."""
+    from vitrail.cli.models import load_model
     from vitrail.cli.outputs import WRITERS, choose_format
+    from vitrail.cli.pixels import pixels
     from vitrail.prediction import Predictor, expand_inputs
 
     chosen = choose_format(format, out)
     sources = expand_inputs(inputs)
-    predictor = Predictor(model, device=device, batch_size=batch_size)
+    opened = load_model(model, set_, pixels(mean, std, mode, crop_fraction, interpolation))
+    predictor = Predictor(opened, device=device, batch_size=batch_size)
     to_terminal = out is None and chosen != "table"  # a live bar would run into the rows
     predictions: Iterable[Prediction] = predictor.stream(sources, top=top)
     if not to_terminal:

@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vitrail.cli.models import Settings
+from vitrail.cli.pixels import CropFraction, Interpolation, Mean, Mode, Pixels, Std
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -13,7 +16,7 @@ if TYPE_CHECKING:
 
     from vitrail.data.samples import Samples
     from vitrail.evaluation.probe import Probe
-    from vitrail.model.vit import ViT
+    from vitrail.model import Model, ViT
 
 LARGEST, FEWEST_PATCHES = 224, 4
 LOOK_AT = 20_000  # images of a part, so that a probe of millions stays a matter of seconds
@@ -21,10 +24,14 @@ LOOK_AT = 20_000  # images of a part, so that a probe of millions stays a matter
 
 def probe(
     data: Annotated[
-        str, typer.Argument(help="Folder of class folders, CSV, JSON lines, Parquet, tar shards, hf:NAME, or digits.")
+        str,
+        typer.Argument(help="Folder of class folders, CSV, JSON lines, Parquet, tar shards, IDX, hf:NAME, or digits."),
     ],
     init: Annotated[
-        list[str] | None, typer.Option(help="A run, a model folder or hf:owner/name, or a variant; repeatable.")
+        list[str] | None,
+        typer.Option(
+            help="A run, a model folder, a file of weights, hf:owner/name, timm:NAME, or a variant; repeatable."
+        ),
     ] = None,
     model: Annotated[str, typer.Option(help="Without --init: the variant whose random weights are probed.")] = "S/16",
     image_size: Annotated[str | None, typer.Option(help="Another image size: 224 or 384x256.")] = None,
@@ -36,6 +43,12 @@ def probe(
     workers: Annotated[
         int | None, typer.Option(min=0, help="Processes that load images; any number gives the same result.")
     ] = None,
+    mean: Mean = None,
+    std: Std = None,
+    mode: Mode = None,
+    crop_fraction: CropFraction = None,
+    interpolation: Interpolation = None,
+    set_: Settings = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out images that cannot be read.")] = False,
 ) -> None:
@@ -44,16 +57,17 @@ def probe(
     Few-shot: ridge regression in closed form on whitened features, as in Google's big_vision; mean of three draws.
     """
     from vitrail.cli.console import console, note
+    from vitrail.cli.pixels import pixels
     from vitrail.cli.progress import progress
     from vitrail.data.workers import loader_workers
     from vitrail.device import best_device
     from vitrail.evaluation.probe import probe as run
 
-    numbers = _numbers(shots)
+    numbers, said = _numbers(shots), pixels(mean, std, mode, crop_fraction, interpolation)
     train, test = (_usable(part, skip_bad) for part in _parts(data, init or []))
     device = best_device()
     results = []
-    for name, vit in _models(init or [model], image_size, train):
+    for name, vit in _models(init or [model], image_size, train, said, set_):
         vit.to(device)
         with progress(name) as tell:
             found = run(
@@ -115,22 +129,24 @@ def _usable(samples: "Samples", skip_bad: bool) -> "Samples":
     return checked(samples, Preprocess((64, 64)), skip_bad=skip_bad, at_most=None if skip_bad else LOOK_AT).samples
 
 
-def _models(names: list[str], image_size: str | None, train: "Samples") -> "Iterator[tuple[str, ViT]]":
+def _models(
+    names: list[str], image_size: str | None, train: "Samples", said: Pixels, settings: list[str] | None
+) -> "Iterator[tuple[str, Model]]":
     """Each name with its model, at the image size given; a name that means nothing is refused before any work."""
     import dataclasses
 
+    from vitrail.cli.models import load_model
     from vitrail.cli.sizes import image_size as parse_size
     from vitrail.weights.find import find
-    from vitrail.weights.load import load
 
     size = parse_size(image_size) if image_size else None
     paths = {name: None if _is_variant(name) else find(name) for name in names}
     for name, path in paths.items():
         if path is None:
-            yield f"{name}, random weights", _random(name, size, train)
+            yield f"{name}, random weights", _random(name, size, train, said)
             continue
-        vit = load(path)
-        if size is not None and vit.preprocess is not None:
+        vit = load_model(str(path), settings, said)
+        if size is not None:
             vit.config.with_changes(image_size=size)  # refuses a size that the patches do not divide
             vit.preprocess = dataclasses.replace(vit.preprocess, image_size=size)
         yield name, vit
@@ -138,7 +154,7 @@ def _models(names: list[str], image_size: str | None, train: "Samples") -> "Iter
 
 def _is_variant(name: str) -> bool:
     from vitrail.errors import UserError
-    from vitrail.model.config import variant
+    from vitrail.model.variants import variant
 
     if Path(name).exists():
         return False
@@ -149,18 +165,18 @@ def _is_variant(name: str) -> bool:
     return True
 
 
-def _random(name: str, size: tuple[int, int] | None, train: "Samples") -> "ViT":
+def _random(name: str, size: tuple[int, int] | None, train: "Samples", said: Pixels) -> "ViT":
     """A variant with the initial weights of seed 0: the baseline that any training has to beat."""
     import torch
 
     from vitrail.data.preprocess import Preprocess
-    from vitrail.model.config import variant
-    from vitrail.model.vit import ViT
+    from vitrail.model import ViT
+    from vitrail.model.variants import variant
 
     size = size or _fitting_size(variant(name).patch_size, train)
     torch.manual_seed(0)
     vit = ViT(variant(name, image_size=size, classes=0)).eval()
-    vit.preprocess = Preprocess(size)
+    vit.preprocess = said.contract(Preprocess(size), vit.config, name)
     return vit
 
 

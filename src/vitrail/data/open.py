@@ -12,6 +12,7 @@ import numpy as np
 
 from vitrail.data.decode import SUFFIXES, ImageError, open_image
 from vitrail.data.samples import Samples
+from vitrail.data.sources.idx import holds_idx, is_idx, open_idx
 from vitrail.data.sources.listing import Listing, Part
 from vitrail.data.split import held_out
 from vitrail.errors import UserError, did_you_mean
@@ -42,7 +43,7 @@ def open_data(
 
     Args:
         data: 'digits'; a folder of class folders; a CSV, TSV or JSON-lines file; a Parquet file or a folder of them;
-            tar shards, one, a folder or a pattern; or 'hf:NAME'.
+            tar shards, one, a folder or a pattern; IDX files as MNIST's, a folder or one of images; or 'hf:NAME'.
         val_fraction: the share of train that becomes val where the data have none; 0 leaves val None.
         labels: the class names of a model, so that targets follow its order.
         need_labels: whether samples without labels are an error; otherwise their targets are None.
@@ -119,6 +120,8 @@ def _list_folder(path: Path) -> Listing:
     for table in ("metadata.csv", "metadata.jsonl"):  # Hugging Face's folder of images with a table
         if (path / table).is_file():
             return _list_file(path / table)
+    if holds_idx(path):
+        return open_idx(path)
     kind = _kind(path)
     if kind == ".parquet":
         from vitrail.data.sources.parquet import open_parquet
@@ -160,7 +163,11 @@ def _list_file(path: Path) -> Listing:
         from vitrail.data.sources.shards import open_shards
 
         return open_shards([path], path.parent)
-    raise UserError(f"{path}: not a data set; a folder, .csv, .tsv, .jsonl, .parquet or .tar is, or hf:NAME or digits")
+    if is_idx(path):
+        return open_idx(path)
+    raise UserError(
+        f"{path}: not a data set; a folder, .csv, .tsv, .jsonl, .parquet, .tar or IDX is, or hf:NAME or digits"
+    )
 
 
 def _nearest(path: Path) -> str:

@@ -9,8 +9,9 @@ import torch
 
 from vitrail.data.augment import Augment
 from vitrail.data.decode import open_image
-from vitrail.data.preprocess import Preprocess, resample
+from vitrail.data.preprocess import Preprocess
 from vitrail.data.randomness import stream, words
+from vitrail.data.resize import resample
 
 CROP_TRIES = 10
 

@@ -1,20 +1,21 @@
 """Preprocess: the contract for pixels, the same in training, evaluation, prediction, export and serving.
 
+Importing this does not import torch, so that a contract can be read and shown at once; using it does.
+
 Shapes: B batch, C channels, H W height and width.
 """
 
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-import torch
-import torch.nn.functional as F
-from PIL import Image
-
-from vitrail.data.decode import OpenedImage, open_image
 from vitrail.errors import UserError, did_you_mean
+
+if TYPE_CHECKING:
+    import torch
+
+    from vitrail.data.resize import Box
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -30,10 +31,6 @@ _BY_MODE: Any = None  # replaced when the contract is built, so that whoever rea
 _FRACTIONS = {"crop": 0.875, "squash": 1.0, "pad": 1.0}
 _DECODED = 2  # a JPEG is decoded at no less than so many times the size that it is resized to
 _EXCESS = 16  # an image that would be resized to more than so many times the pixels of the result is not resized whole
-_FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
-
-Box = tuple[float, float, float, float]
-"""(top, left, bottom, right) in pixels; fractions cut through pixels."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +90,7 @@ class Preprocess:
         if min(self.std) <= 0:
             raise UserError(f"preprocess.std {self.std}: values above 0 are needed")
 
-    def load(self, data: bytes, name: str = "image") -> torch.Tensor:
+    def load(self, data: bytes, name: str = "image") -> "torch.Tensor":
         """Decode and resize an encoded image -> uint8 (C, h, w).
 
         A large JPEG is decoded at reduced scale, no smaller than twice the size it is resized to.
@@ -101,21 +98,26 @@ class Preprocess:
         Raises:
             ImageError: see `decode.open_image` and `decode.OpenedImage.pixels`.
         """
+        from vitrail.data.decode import open_image
+        from vitrail.data.resize import picture_in
+
         opened = open_image(data, name)
         size = self._resized(opened.size)
         image = opened.pixels(self.channels, at_least=(_DECODED * size[0], _DECODED * size[1]))
-        return self._fit(image, size, _picture(opened, image))
+        return self._fit(image, size, picture_in(opened, image))
 
-    def resize(self, image: torch.Tensor) -> torch.Tensor:
+    def resize(self, image: "torch.Tensor") -> "torch.Tensor":
         """Resize, then crop or pad: uint8 (C, H, W) -> uint8 (C, h, w)."""
         return self._fit(image, self._resized((image.shape[-2], image.shape[-1])), None)
 
-    def normalize(self, images: torch.Tensor) -> torch.Tensor:
+    def normalize(self, images: "torch.Tensor") -> "torch.Tensor":
         """(x - mean) / std, on the images' own device -> float32 (B, C, H, W).
 
         Args:
             images: (B, C, H, W), uint8 from 0 to 255 or floating point from 0 to 1.
         """
+        import torch
+
         mean = torch.tensor(self.mean, device=images.device)[:, None, None]
         std = torch.tensor(self.std, device=images.device)[:, None, None]
         if images.dtype == torch.uint8:  # in place after the one copy: on a CPU, memory costs more than arithmetic
@@ -165,12 +167,16 @@ class Preprocess:
         ratio = min(ratios) if self.mode == "crop" else max(ratios)
         return max(1, round(size[0] / ratio)), max(1, round(size[1] / ratio))
 
-    def _fit(self, image: torch.Tensor, size: tuple[int, int], picture: Box | None) -> torch.Tensor:
+    def _fit(self, image: "torch.Tensor", size: tuple[int, int], picture: "Box | None") -> "torch.Tensor":
         """Resize to ``size``, then cut out the centre, or lay it on the mean."""
+        import torch
+
+        from vitrail.data.resize import resample, resample_part
+
         spans = [self._span(own, wanted) for own, wanted in zip(size, self.image_size, strict=True)]
         (top, down, rows), (left, right, columns) = spans
         if size[0] * size[1] > _EXCESS * rows * columns:
-            part = _resample_part(image, size, (top, left, rows, columns), self.interpolation, picture)
+            part = resample_part(image, size, (top, left, rows, columns), self.interpolation, picture)
         else:
             part = resample(image, size, self.interpolation, picture)[:, top : top + rows, left : left + columns]
         if (rows, columns) == self.image_size:
@@ -186,84 +192,3 @@ class Preprocess:
             return 0, (wanted - own) // 2, own
         rest = own - wanted
         return rest // 2 if self.crop_rounding == "down" else round(rest / 2), 0, wanted
-
-
-def resample(
-    image: torch.Tensor, size: tuple[int, int], interpolation: str, picture: Box | None = None
-) -> torch.Tensor:
-    """Antialiased resize, uint8 (C, H, W) -> uint8 (C, *size): the width first, then the height, as torch does it.
-
-    Agrees with Pillow's to a grey level or two, where it too begins with the width.
-
-    Args:
-        image: the pixels.
-        size: (height, width) of the result.
-        interpolation: bicubic or bilinear.
-        picture: the part of the image that is resized, None for all; it reaches at least one end of either side.
-    """
-    if picture is None and tuple(image.shape[-2:]) == tuple(size):
-        return image
-    # torch resizes interleaved pixels twice as fast, if the strides say clearly that they are interleaved
-    if picture is None:
-        batch = _interleaved(image)
-        return F.interpolate(batch, size=size, mode=interpolation, antialias=True)[0]
-    top, left, bottom, right = picture
-    # torch counts from the first pixel: a picture that leaves the first ones out is turned round
-    turned = [axis for axis, start in ((-2, top), (-1, left)) if start > 0]
-    batch = _interleaved(image.flip(turned))
-    # a little more, as the length of the result is rounded down; and less than a pixel too much, which is cut off
-    scale = ((size[0] + 1e-6) / (bottom - top), (size[1] + 1e-6) / (right - left))
-    resized = F.interpolate(batch, scale_factor=scale, mode=interpolation, antialias=True)[0]
-    return resized[:, : size[0], : size[1]].flip(turned)
-
-
-def _interleaved(image: torch.Tensor) -> torch.Tensor:
-    """(C, H, W) -> (1, C, H, W), with the channels of a pixel side by side in memory."""
-    return image.permute(1, 2, 0).contiguous()[None].permute(0, 3, 1, 2)
-
-
-def _resample_part(
-    image: torch.Tensor,
-    size: tuple[int, int],
-    part: tuple[int, int, int, int],
-    interpolation: str,
-    picture: Box | None,
-) -> torch.Tensor:
-    """``part`` (top, left, rows, columns) of what `resample` gives, without the rest of it -> uint8 (C, rows, columns).
-
-    Resized whole, a strip of 10 x 100,000 pixels would fill the memory. Pillow can begin anywhere, torch cannot.
-    """
-    top, left, bottom, right = picture or (0, 0, *image.shape[-2:])
-    spans, box = [], []
-    for start, end, length, first, count in (
-        (top, bottom, size[0], part[0], part[2]),
-        (left, right, size[1], part[1], part[3]),
-    ):
-        step = (end - start) / length
-        begin, stop = start + first * step, start + (first + count) * step
-        # pixels beyond the reach of the filter do not matter, and coordinates near 0 are the most exact
-        reach = 2 * max(1, step) + 1
-        span = slice(max(0, math.floor(begin - reach)), math.ceil(stop + reach))
-        spans.append(span)
-        box.append((begin - span.start, stop - span.start))
-    pixels = np.ascontiguousarray(image[:, spans[0], spans[1]].permute(1, 2, 0).numpy())
-    cut = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
-    (upper, lower), (west, east) = box
-    resized = cut.resize((part[3], part[2]), _FILTERS[interpolation], (west, upper, east, lower))
-    return torch.from_numpy(np.array(resized).reshape(part[2], part[3], -1)).permute(2, 0, 1)
-
-
-def _picture(opened: OpenedImage, image: torch.Tensor) -> Box | None:
-    """Where the picture lies in pixels decoded at reduced scale: blocks of them that reach beyond its edge are whole.
-
-    Without this, the picture would be up to half a pixel of the model's smaller. None where it fills them.
-    """
-    (height, width), (rows, columns) = opened.size, image.shape[-2:]
-    reduction = next(n for n in (1, 2, 4, 8) if (-(-height // n), -(-width // n)) == (rows, columns))
-    if height == rows * reduction and width == columns * reduction:
-        return None
-    # what reaches beyond is below and to the right, as stored; see the EXIF orientations in decode.py
-    spare = rows - height / reduction, columns - width / reduction
-    top = spare[0] if opened.orientation in (3, 4, 7, 8) else 0.0
-    left = spare[1] if opened.orientation in (2, 3, 6, 7) else 0.0
-    return top, left, top + height / reduction, left + width / reduction

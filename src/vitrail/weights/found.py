@@ -8,7 +8,7 @@ from typing import Any
 
 from vitrail.errors import UserError
 from vitrail.weights import replace
-from vitrail.weights.tensors import Weights, inside, open_weights, read_json, weights_files
+from vitrail.weights.files.tensors import Weights, inside, open_weights, read_json, weights_files
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 PROCESSOR, PROCESSOR_OF_ALL = "preprocessor_config.json", "processor_config.json"
@@ -34,7 +34,7 @@ class Found:
     def weights(self) -> Weights:
         """The weights, of which only names and shapes are read yet. Raises UserError where there are none to read."""
         files = weights_files(self.path) if self.path.is_dir() else (self.path,)
-        return open_weights(files, recorded=self._recorded())
+        return open_weights(files, recorded=self.recorded())
 
     @property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
@@ -48,10 +48,11 @@ class Found:
             return self.path / CONFIG
         return self.path.parent / CONFIG if self.config else self.path
 
-    def _recorded(self) -> Mapping[str, str]:
+    def recorded(self) -> Mapping[str, str]:
         """File name -> SHA-256 of when it was written; only our own folders have them."""
         ours = self.config.get("vitrail")
-        return ours.get("sha256", {}) if isinstance(ours, Mapping) else {}
+        digests = ours.get("sha256") if isinstance(ours, Mapping) else None
+        return {name: str(digest) for name, digest in digests.items()} if isinstance(digests, Mapping) else {}
 
 
 def look(path: Path, said: Json | None = None) -> Found:

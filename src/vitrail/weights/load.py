@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Description:
-    """A model before its weights are read. Nothing here imports torch, but for pixels and for pickled weights."""
+    """A model before its weights are read. Nothing here imports torch, but for pixels."""
 
     found: Found
     format: Format
@@ -75,7 +75,7 @@ def load(name: str | Path, changes: Mapping[str, Any] | None = None) -> "Model":
 
 
 def read(name: str | Path, changes: Mapping[str, Any] | None = None) -> Description:
-    """What can be said of a model without its weights, and without importing torch unless they are pickled.
+    """What can be said of a model without reading its weights, and without importing torch.
 
     Raises:
         UserError: nothing there, or of a format unknown here.
@@ -113,7 +113,8 @@ def load_found(description: Description) -> "Model":
     _check_size(description)
     model = empty(config)
     chosen, report, wanted = _match(description, model)
-    tensors = {} if report.missing or report.leftover else found.weights.read()
+    # What was written here is read even if it does not fit: that it is damaged says more than that a name is missing.
+    tensors = found.weights.read() if found.recorded() or not (report.missing or report.leftover) else {}
     for excused in report.excused:
         tensors.pop(excused, None)
     fill(model, to_ours(chosen, report, tensors, wanted, _source(found)))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from vitrail.errors import UserError
-from vitrail.weights.tensors import open_weights
+from vitrail.weights.files.tensors import open_weights
 
 SECONDS, MEGABYTES = 10, 60  # of processor time; ample for refusing a file, and a gigabyte shows
 MARKER = "code-has-run"

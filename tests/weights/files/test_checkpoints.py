@@ -14,7 +14,7 @@ import torch
 from saved import SAVERS, as_read, assert_same, save_legacy, tensors_of
 
 from vitrail.errors import UserError
-from vitrail.weights.tensors import open_weights
+from vitrail.weights.files.tensors import open_weights
 
 
 @pytest.mark.parametrize("saver", ["zip", "legacy"])

@@ -14,7 +14,7 @@ from refusals import MARKER, TOUCH, little_memory_and_time, refused
 from safetensors.torch import save_file
 
 from vitrail.errors import UserError
-from vitrail.weights.tensors import inside, read_json, weights_files
+from vitrail.weights.files.tensors import inside, read_json, weights_files
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from refusals import MARKER, TOUCH, Evil, little_memory_and_time, refused
 
-from vitrail.weights.tensors import open_weights
+from vitrail.weights.files.tensors import open_weights
 
 
 @pytest.fixture(autouse=True)

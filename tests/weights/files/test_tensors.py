@@ -16,7 +16,7 @@ from saved import SAVERS, TYPES, as_read, assert_same, save_legacy, tensors_of
 from torch import Tensor
 
 from vitrail.errors import UserError
-from vitrail.weights.tensors import inside, open_weights, read_json, weights_files
+from vitrail.weights.files.tensors import inside, open_weights, read_json, weights_files
 
 
 @pytest.mark.parametrize("saver", SAVERS)
@@ -79,7 +79,7 @@ def test_describing_a_file_imports_no_torch(tmp_path: Path) -> None:
     save_file(tensors, tmp_path / "w.safetensors")
     np.savez(tmp_path / "w.npz", w=np.ones(3))
     program = (
-        "import sys; from pathlib import Path; from vitrail.weights.tensors import open_weights\n"
+        "import sys; from pathlib import Path; from vitrail.weights.files.tensors import open_weights\n"
         "for name in sys.argv[1:]: assert open_weights([Path(name)]).shapes\n"
         "assert 'torch' not in sys.modules"
     )
@@ -215,7 +215,7 @@ def test_reading_takes_little_more_memory_than_the_weights(tmp_path: Path, saver
     path = tmp_path / "w.bin"
     SAVERS[saver]({f"{i}.w": made(i) for i in range(10)}, path)
     program = (
-        "import sys, torch; from pathlib import Path; from vitrail.weights.tensors import open_weights\n"
+        "import sys, torch; from pathlib import Path; from vitrail.weights.files.tensors import open_weights\n"
         "torch.zeros(1).sum()\n"
         "peak = lambda: int(Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0]) * 1024\n"
         "before = peak()\n"

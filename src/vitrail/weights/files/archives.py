@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from vitrail.errors import UserError
-from vitrail.weights.stored import Stored
-from vitrail.weights.untrusted import HEADER_LIMIT, Limited, regular, shown, size
+from vitrail.weights.files.stored import Stored
+from vitrail.weights.files.untrusted import HEADER_LIMIT, Limited, regular, shown, size
 
 _UNPACKED = 20  # times the file's size; compressed weights reach 2, and a bomb 1000
 _SLACK = 64 << 20  # bytes that may be unpacked from however little

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vitrail.errors import UserError
-from vitrail.weights.archives import UNREADABLE, zip_directory
-from vitrail.weights.pickled_names import SavedTensor, Storage
-from vitrail.weights.pickles import PICKLE_LIMIT, interpret
-from vitrail.weights.stored import ITEM, Stored
-from vitrail.weights.untrusted import Limited, regular, shown, size
+from vitrail.weights.files.archives import UNREADABLE, zip_directory
+from vitrail.weights.files.pickled_names import SavedTensor, Storage
+from vitrail.weights.files.pickles import PICKLE_LIMIT, interpret
+from vitrail.weights.files.stored import ITEM, Stored
+from vitrail.weights.files.untrusted import Limited, regular, shown, size
 
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # how a file from before torch 1.6 begins
 _LOCAL_HEADER, _LOCAL_SIGNATURE = 30, b"PK\x03\x04"  # bytes before a zip member's name and extra field

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Literal
 
 from vitrail.errors import UserError
-from vitrail.weights.archives import npz_members, safetensors_header
-from vitrail.weights.checkpoints import read_checkpoint
-from vitrail.weights.states import choose, without_wrappers
-from vitrail.weights.stored import Stored
-from vitrail.weights.untrusted import regular, shown
+from vitrail.weights.files.archives import npz_members, safetensors_header
+from vitrail.weights.files.checkpoints import read_checkpoint
+from vitrail.weights.files.states import choose, without_wrappers
+from vitrail.weights.files.stored import Stored
+from vitrail.weights.files.untrusted import regular, shown
 
 Container = Literal["safetensors", "pickle", "npz"]
 _PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".pkl", ".tar")

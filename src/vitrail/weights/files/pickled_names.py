@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vitrail.weights.stored import ITEM
-from vitrail.weights.untrusted import shown
+from vitrail.weights.files.stored import ITEM
+from vitrail.weights.files.untrusted import shown
 
 _STORAGES = {
     "BoolStorage": "bool",

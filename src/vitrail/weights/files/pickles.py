@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, BinaryIO, cast
 
 from vitrail.errors import UserError
-from vitrail.weights.pickled_names import Name, Storage, answer, is_allowed, put, stored_memory
-from vitrail.weights.untrusted import Limited, shown
+from vitrail.weights.files.pickled_names import Name, Storage, answer, is_allowed, put, stored_memory
+from vitrail.weights.files.untrusted import Limited, shown
 
 PICKLE_LIMIT = 64 << 20  # bytes; published checkpoints, optimiser state and all, have a tenth of it at most
 _MOST_STEPS = 2_000_000  # of the machine: two or three seconds; published checkpoints take a tenth of it at most

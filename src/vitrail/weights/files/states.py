@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from vitrail.errors import UserError
-from vitrail.weights.pickled_names import Placeholder, SavedTensor
-from vitrail.weights.untrusted import shown
+from vitrail.weights.files.pickled_names import Placeholder, SavedTensor
+from vitrail.weights.files.untrusted import shown
 
 # The keys under which published checkpoints keep a model. Averaged weights come first, as they predict better: the
 # moving average of supervised training, and the teacher of self-supervised training, which is one.

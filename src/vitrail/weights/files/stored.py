@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vitrail.errors import UserError
-from vitrail.weights.untrusted import shown
+from vitrail.weights.files.untrusted import shown
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -15,11 +15,11 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol, cast
 
 from vitrail.errors import UserError
-from vitrail.weights.archives import UNREADABLE
-from vitrail.weights.containers import Container, File, describe
-from vitrail.weights.stored import CHUNK, Fill, check_finite, read
-from vitrail.weights.untrusted import Limited, inside, read_json, shown
-from vitrail.weights.weight_files import weights_files
+from vitrail.weights.files.archives import UNREADABLE
+from vitrail.weights.files.containers import Container, File, describe
+from vitrail.weights.files.stored import CHUNK, Fill, check_finite, read
+from vitrail.weights.files.untrusted import Limited, inside, read_json, shown
+from vitrail.weights.files.weight_files import weights_files
 
 if TYPE_CHECKING:
     import torch

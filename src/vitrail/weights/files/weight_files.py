@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from vitrail.errors import UserError
-from vitrail.weights.untrusted import inside, read_json, shown
+from vitrail.weights.files.untrusted import inside, read_json, shown
 
 _SAFETENSORS = ".safetensors"
 _WHOLE = ("model.safetensors", "pytorch_model.bin")

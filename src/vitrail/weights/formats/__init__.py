@@ -61,8 +61,11 @@ def writers(origin: str, config: object) -> tuple[Format, ...]:
     }
     able = tuple(known for known in formats() if known.name in reasons and reasons[known.name] is None)
     if not able:
-        told = dict.fromkeys(f"{name}: {why}" if name != origin else why for name, why in reasons.items())
-        raise UserError(f"{origin} has no equal of this model ({'; '.join(map(str, told))})")
+        by_reason: dict[str | None, list[str]] = {}
+        for name, why in reasons.items():
+            by_reason.setdefault(why, []).append(name)
+        told = [f"{', '.join(names)}: {why}" if len(reasons) > 1 else str(why) for why, names in by_reason.items()]
+        raise UserError(f"{origin} has no equal of this model ({'; '.join(told)})")
     return able
 
 
