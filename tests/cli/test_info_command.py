@@ -149,7 +149,6 @@ def test_weights_that_do_not_fit_are_listed_with_the_nearest_names(theirs: Path)
         "not needed: ",
     ):
         assert part in text
-    console.cache_clear()
 
 
 def test_the_loading_report_that_does_not_fit_has_exit_code_2(theirs: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import vitrail
 from vitrail.cli import main
@@ -149,6 +150,7 @@ def test_the_format_and_what_was_assumed_are_said_once(
     run: Run, bare: Path, image_folder: Path, tmp_path: Path
 ) -> None:
     convert(make(), "torchvision", tmp_path / "theirs.safetensors")
+    save_file(load_file(tmp_path / "theirs.safetensors"), tmp_path / "theirs.safetensors")  # as another would write it
     given = ["--format", "jsonl", "--mean", "0.5", "--std", "0.5"]
     code, _, err = run("predict", tmp_path / "theirs.safetensors", image_folder, *given)
     lines = err.splitlines()
