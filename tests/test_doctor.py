@@ -21,7 +21,6 @@ from vitrail.doctor.classes import class_findings, outputs_of
 from vitrail.doctor.contract import contract_findings, contract_text
 from vitrail.doctor.copies import copy_findings
 from vitrail.doctor.examine import examine
-from vitrail.doctor.fit import fit
 from vitrail.doctor.pictures import look, spread
 from vitrail.doctor.sizes import size_findings
 from vitrail.doctor.values import value_findings
@@ -29,6 +28,7 @@ from vitrail.errors import UserError
 from vitrail.model import ResNetConfig, ViT, ViTConfig
 from vitrail.weights import convert, read
 from vitrail.weights.files.untrusted import read_json
+from vitrail.weights.fit import fit
 from vitrail.weights.folder import write_json
 
 CONFIG = ViTConfig(image_size=(20, 24), patch_size=4, classes=3, width=32, depth=1, heads=2, mlp_width=32)

@@ -104,7 +104,8 @@ def test_what_another_library_is_not_told_is_said(run: Run, tmp_path: Path) -> N
     out = tmp_path / "theirs.safetensors"
     _, _, err = run("convert", tmp_path / "plain", "--to", "torchvision", "--out", out)
     assert err.strip() == (
-        "vitrail alone reads from the file: the pixel contract, the class names; tell whoever opens it elsewhere"
+        "vitrail alone reads from the file: position_interpolation bicubic_antialias, the pixel contract, the class names; "
+        "tell whoever opens it elsewhere"
     )
     again = vitrail.load(out)
     assert (again.labels, again.preprocess) == (plain.labels, plain.preprocess)

@@ -1,6 +1,7 @@
 """vitrail evaluate and vitrail probe: what a person and a machine get, and the refusals before any work."""
 
 import json
+import re
 
 import pytest
 from small_examples import make_folder, make_model
@@ -186,6 +187,9 @@ def test_probe_without_a_model_takes_random_weights_and_small_images_stay_small(
 
 
 def test_probe_says_where_classes_have_too_few_images(run, model, images):
+    _, out, err = run("probe", images, "--init", model, "--shots", "2,all")
+    assert re.search(r"2-shot.*all.*k-NN", out)
+    assert "shots:" not in err
     _, _, err = run("probe", images, "--init", model, "--shots", "2,9")
     assert "9 shots: 3 of 3 classes have fewer training images" in err
 

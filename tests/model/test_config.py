@@ -58,7 +58,7 @@ def test_every_variant_can_be_built() -> None:
         ({"position": None}, "model.position is None: did you mean none"),
         ({"position": "rotary2d", "width": 36, "heads": 6}, "rotary positions need a head width divisible by 4, not 6"),
         ({"stem": "hybrid", "patch_size": 24, "image_size": 48}, "patch size divisible by 16, not 24"),
-        ({"stem_layers": (3, 0)}, r"model.stem_layers is \[3, 0\]: it must be at most 4 stages"),
+        ({"stem_layers": (3, 0)}, r"model.stem_layers is \[3, 0\]: it must be at most 4 stages of 1 to 1000 units"),
         ({"stem_layers": 3}, "model.stem_layers is 3: it must be a list of whole numbers"),
         ({"distilled": True, "pool": "avg"}, "model.distilled needs pool token"),
         ({"stem": "conv", "patch_norm": True}, "model.patch_norm needs the linear stem, not conv"),

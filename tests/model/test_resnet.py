@@ -242,7 +242,7 @@ def test_a_configuration_survives_json() -> None:
     ("changes", "message"),
     [
         ({"layers": ()}, "model.layers is []: it must be 1 to 4 stages"),
-        ({"layers": (3, 0)}, "at least 1 unit each"),
+        ({"layers": (3, 0)}, "1 to 1000 units each"),
         ({"layers": (1, 1, 1, 1, 1)}, "1 to 4 stages"),
         ({"layers": 3}, "a list of whole numbers"),
         ({"stem": "smal"}, "did you mean small"),

@@ -228,6 +228,7 @@ def test_dinov2_is_evaluated_at_224_though_its_table_is_for_518(tmp_path: Path) 
     assert description.config.image_size == (518, 518)
     assert description.preprocess is not None
     assert description.preprocess.image_size == (224, 224)
+    assert "adds 0.1 to the sides" in description.notes[-1]
 
 
 def test_what_registers_positions_add_is_written_into_the_registers(tmp_path: Path) -> None:
@@ -243,6 +244,9 @@ def test_the_class_tokens_position_is_written_into_the_token_for_deit_3(tmp_path
     model = ViT(ViTConfig(**{**OURS, "classes": 5}, layer_scale=0.1)).eval()
     randomise(model)
     assert convert(model, "facebook", tmp_path / "a.safetensors").name == "facebook deit3"
+    state = load_file(tmp_path / "a.safetensors")
+    h, w = model.config.grid
+    assert state["pos_embed"].shape == (1, h * w, 64)  # the patches' alone
     _assert_same(model, vitrail.load(tmp_path / "a.safetensors"))
 
 
@@ -354,6 +358,16 @@ def test_a_grid_that_is_not_square_is_refused_with_the_way_out(tmp_path: Path) -
     path = _save(tmp_path / "a.pth", _theirs(img_size=(32, 48)).state_dict())
     with pytest.raises(UserError, match=r"25 rows, and 24 patches are no square grid: .*image_size"):
         vitrail.load(path)
+
+
+def test_names_of_blocks_beyond_reason_are_refused_in_one_line(tmp_path: Path) -> None:
+    long = _dinov2(PLAIN_MLP) | {f"blocks.{'1' * 5000}.weight": torch.randn(1)}
+    with pytest.raises(UserError, match=r"1 left over \(blocks.1111") as error:
+        vitrail.load(_save(tmp_path / "a.pth", long))
+    assert len(str(error.value)) < 1000
+    many = _dinov2(PLAIN_MLP) | {f"blocks.{i}.weight": torch.randn(1) for i in range(4, 1001)}
+    with pytest.raises(UserError, match="has 1001 layers of names such as .*: at most 1000 open here"):
+        vitrail.load(_save(tmp_path / "b.pth", many))
 
 
 def test_relative_positions_are_refused_as_left_over(tmp_path: Path) -> None:

@@ -94,7 +94,7 @@ def test_a_hub_id_is_fetched_with_its_revision_and_no_pickles(run: Path, asked: 
     assert find("hf:owner/name") == find("hf:owner/name@v2") == run / "model"
     assert [call[:2] for call in asked] == [("owner/name", None), ("owner/name", "v2")]
     for _, _, files in asked:
-        assert {"config.json", "preprocessor_config.json", "README.md", *SAFETENSORS} <= set(files)
+        assert {"config.json", "preprocessor_config.json", *SAFETENSORS} <= set(files)
         assert not set(PICKLES) & set(files)
 
 
@@ -105,11 +105,16 @@ def test_pickled_weights_are_fetched_where_the_hub_has_no_others(run: Path, aske
 
 
 def test_timms_names_mean_its_repositories_on_the_hub(run: Path, asked: list) -> None:
-    assert find("timm:vit_tiny_patch16_224.augreg_in21k") == find("timm:vit_tiny@main") == run / "model"
+    assert find("timm:vit_tiny_patch16_224.augreg_in21k") == find("timm:vit_tiny.in1k@main") == run / "model"
     assert [(repository, revision) for repository, revision, _ in asked] == [
         ("timm/vit_tiny_patch16_224.augreg_in21k", None),
-        ("timm/vit_tiny", "main"),
+        ("timm/vit_tiny.in1k", "main"),
     ]
+
+
+def test_a_name_of_timm_without_its_tag_is_told_what_it_lacks() -> None:
+    with pytest.raises(UserError, match=r"NAME\.TAG, such as timm:vit_base_patch16_224\.augreg_in21k"):
+        find("timm:vit_base_patch16_224")
 
 
 def cached(hub: Path, repository: str, files: list[Path]) -> None:

@@ -57,6 +57,36 @@ def test_a_flipped_byte_is_noticed(tmp_path: Path, make_model: Make) -> None:
         vitrail.load(tmp_path)
 
 
+def test_a_changed_configuration_is_noticed_and_may_be_meant(tmp_path: Path, make_model: Make) -> None:
+    vitrail.save(make_model(), tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(path.read_text().replace('"norm_eps": 1e-06', '"norm_eps": 1e-05'))
+    with pytest.raises(UserError, match=r"config\.json is damaged or was changed"):
+        vitrail.load(tmp_path)
+    values = json.loads(path.read_text())
+    del values["vitrail"]["sha256"]["config.json"]
+    path.write_text(json.dumps(values))
+    assert vitrail.load(tmp_path).config.norm_eps == 1e-5
+
+
+def test_a_configuration_may_be_spaced_otherwise(tmp_path: Path, make_model: Make) -> None:
+    vitrail.save(make_model(), tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()), indent=None))
+    assert vitrail.load(tmp_path).labels == tuple("abcde")
+
+
+def test_what_transformers_saved_from_ours_has_tensors_of_its_own(tmp_path: Path, make_model: Make) -> None:
+    """It copies keys that it does not know into its configuration, with the digests of other files."""
+    vitrail.convert(make_model(image_size=(32, 32)), "transformers", tmp_path / "theirs")
+    vitrail.save(make_model(), tmp_path / "ours")
+    path = tmp_path / "theirs" / "config.json"
+    ours = json.loads((tmp_path / "ours" / "config.json").read_text())["vitrail"]
+    values = {**json.loads(path.read_text()), "vitrail": ours, "transformers_version": "5.0.0"}
+    path.write_text(json.dumps(values))
+    assert vitrail.load(tmp_path / "theirs").config.image_size == (32, 32)
+
+
 def _rewrite(folder: Path, change: Callable[[dict], object]) -> None:
     """Change the tensors, and the hash with them, so that only the match can notice."""
     weights, config = folder / "model.safetensors", folder / "config.json"
@@ -64,7 +94,7 @@ def _rewrite(folder: Path, change: Callable[[dict], object]) -> None:
     change(tensors)
     save_file(tensors, weights)
     values = json.loads(config.read_text())
-    values["vitrail"]["sha256"]["model.safetensors"] = sha256(weights)
+    values["vitrail"]["sha256"] = {"model.safetensors": sha256(weights)}
     config.write_text(json.dumps(values))
 
 

@@ -127,7 +127,7 @@ def test_vision_transformers_names_open_and_go_round(tmp_path: Path) -> None:
     _assert_round_trip(tmp_path, ours, arrays)
 
 
-@pytest.mark.parametrize("prefix", ["", "params/", "opt/target/", "params/img/", "img/"])
+@pytest.mark.parametrize("prefix", ["", "params/", "opt/target/", "params/img/", "img/", "a(b/"])
 def test_big_visions_names_open_under_any_prefix(tmp_path: Path, prefix: str) -> None:
     theirs = _theirs(class_token=False, global_pool="avg")
     ours = vitrail.load(_save(tmp_path / "a.npz", _arrays(theirs, big_vision=True), prefix))

@@ -104,3 +104,20 @@ def test_one_tensor_may_be_read_twice() -> None:
     chosen, report = plan(entries, {"stack": (2, 3)}, wanted, {})
     state = to_ours(chosen, report, {"stack": whole}, wanted, "file")
     torch.testing.assert_close(torch.stack(list(state.values())), whole, rtol=0, atol=0)
+
+
+def test_names_of_a_stranger_stay_on_one_short_line() -> None:
+    tensors = theirs() | {"qkv" + chr(27) + "[2J\n" + "x" * 10**6: torch.randn(1)}
+    del tensors["table"]
+    with pytest.raises(UserError, match=r"1 missing \(table\); 1 left over \(qkv\?\[2J x") as error:
+        read(tensors)
+    assert str(error.value).isprintable()
+    assert len(str(error.value)) < 1000
+
+
+def test_very_many_names_are_not_compared_with_each_missing_one() -> None:
+    wanted = {f"block.{i}.weight": (1,) for i in range(5000)}
+    shapes = {f"block.{i}.wieght": (1,) for i in range(5000)}
+    _, report = plan([entry(name, name) for name in wanted], shapes, wanted, {})
+    assert report.problem is not None
+    assert "5000 missing (block.0.weight, block.1.weight, block.2.weight, block.3.weight, ...)" in report.problem

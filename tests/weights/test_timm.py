@@ -252,6 +252,10 @@ def _rewrite(folder: Path, change: Callable[[dict], object]) -> None:
         (lambda v: v["model_args"].update(img_size="big"), "model_args.img_size = 'big'"),
         (lambda v: v["pretrained_cfg"].update(crop_mode="random"), "crop_mode = 'random'"),
         (lambda v: v["model_args"].update(shiny=1), "model_args.shiny = 1 has no equal here"),
+        (lambda v: v["model_args"].update(embed_dim=10**10, mlp_ratio="4"), "model_args.embed_dim = 10000000000"),
+        (lambda v: v["model_args"].update(mlp_ratio="4"), "model_args.mlp_ratio = '4'"),
+        (lambda v: v["model_args"].update(patch_size=[[16]]), "model_args.patch_size = [[16]]"),
+        (lambda v: v["model_args"].update(img_size=[10**400, 32]), "model_args.img_size = [1000"),
     ],
 )
 def test_a_configuration_that_makes_no_sense_is_refused(tmp_path: Path, change: Callable, message: str) -> None:
@@ -309,6 +313,23 @@ def test_pixels_beyond_the_last_whole_patch_are_left_out_and_said(tmp_path: Path
     resized = Preprocess((34, 34), crop_fraction=0.9)
     fraction = ours.preprocess.crop_fraction
     assert int(28 / fraction) == int(34 / resized.crop_fraction)  # images are resized as timm does
+
+
+def test_another_image_size_changes_nothing_of_the_crop(tmp_path: Path) -> None:
+    """What the person says is no part that whole patches leave out."""
+    for architecture, said in ((TINY, (64, 64)), ("vit_so400m_patch14_siglip_384", (42, 42))):
+        write_theirs(tmp_path, architecture, **SMALL, img_size=34)
+        own, other = read(tmp_path).preprocess, read(tmp_path, {"image_size": said}).preprocess
+        assert own is not None
+        assert other is not None
+        assert (other.image_size, other.crop_fraction) == (said, own.crop_fraction)
+
+
+def test_numbers_for_imagenets_classes_are_said(tmp_path: Path) -> None:
+    write_theirs(tmp_path, TINY, **{**SMALL, "num_classes": 1000}, img_size=32)
+    assert any("its config.json names no classes: outputs are numbered" in note for note in read(tmp_path).notes)
+    _rewrite(tmp_path, lambda v: v.update(label_names=[f"class {i}" for i in range(1000)]))
+    assert not any("names no classes" in note for note in read(tmp_path).notes)
 
 
 def test_the_oldest_folders_with_everything_at_the_top_open(tmp_path: Path) -> None:

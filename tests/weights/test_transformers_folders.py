@@ -14,6 +14,7 @@ from transformers_models import (
     NAMED,
     RATIO,
     SIZES,
+    TEXT,
     TOLERANCE,
     Case,
     class_token,
@@ -26,8 +27,8 @@ from transformers_models import (
 import vitrail
 from vitrail.errors import UserError
 from vitrail.weights import read
+from vitrail.weights.fit import fit
 from vitrail.weights.formats.transformers import bit, clip, dinov2, dinov3, siglip, vit
-from vitrail.weights.load import weights_report
 
 VIT = Case("ViTForImageClassification", hf.ViTConfig(**SIZES, **NAMED), logits)
 DINOV2 = Case("Dinov2Model", hf.Dinov2Config(**RATIO, use_swiglu_ffn=True, use_mask_token=False), pooled)
@@ -88,7 +89,7 @@ def test_a_pytorch_checkpoint_opens(tmp_path: Path) -> None:
 
 def test_tensors_that_are_not_needed_are_excused_with_a_reason(tmp_path: Path) -> None:
     saved(tmp_path, Case("Dinov2Model", hf.Dinov2Config(**RATIO), pooled))
-    report, _ = weights_report(read(tmp_path))
+    report = fit(read(tmp_path)).report
     assert report.excused.keys() == {"embeddings.mask_token"}
     assert "masked patches" in report.excused["embeddings.mask_token"]
 
@@ -148,6 +149,9 @@ REFUSED = [
     (VIT, {"quantization_config": {"load_in_8bit": True}}, "quantization_config"),
     (VIT, {"architectures": ["ViTForSegmentation"]}, "architectures = .*ViTForSegmentation"),
     (Case("ViTModel", hf.ViTConfig(**SIZES), pooled), {"pooler_act": "relu"}, "pooler_act = 'relu'.*'tanh' has"),
+    (VIT, {"hidden_size": 10**400}, "hidden_size = 1000"),
+    (VIT, {"image_size": 10**400}, "image_size = 1000"),
+    (DINOV2, {"mlp_ratio": 10**400}, "mlp_ratio = 1000"),
     (CLIP, {"vision_config": 3}, "vision_config"),
 ]
 BIT = Case("BitModel", hf.BitConfig(depths=[1], hidden_sizes=[256]), pooled)
@@ -156,6 +160,10 @@ REFUSED += [
     (BIT, {"layer_type": "bottleneck"}, "layer_type"),
     (BIT, {"hidden_sizes": [128]}, r"hidden_sizes = \[128\].*\[256\] have"),
     (BIT, {"embedding_size": 100}, "embedding_size = 100"),
+    (BIT, {"depths": "many"}, "depths = .many.*1 to 4 whole numbers"),
+    (BIT, {"depths": [1] * 5}, "depths = "),
+    (BIT, {"depths": [10**8]}, "depths = "),
+    (BIT, {"hidden_sizes": 3}, "hidden_sizes = 3"),
 ]
 
 
@@ -166,17 +174,50 @@ def test_what_has_no_equal_is_refused_by_its_key(tmp_path: Path, case: Case, cha
         vitrail.load(tmp_path)
 
 
+EVIL = "pa" + chr(27) + "[2J\n" + "x" * 10**6
+EVIL_CONFIGS: list[dict[str, Any]] = [
+    {"model_type": EVIL},
+    {EVIL: 1},
+    {"architecture": EVIL},
+    {"architecture": "vit_tiny_patch16_224", "model_args": {EVIL: EVIL}},
+    {"model_type": "vit", "architectures": ["ViTForImageClassification"], "hidden_act": EVIL},
+    {"model_type": "vit", "architectures": [EVIL]},
+    {"model_type": "clip", "vision_config": EVIL},
+]
+
+
+@pytest.mark.parametrize("config", EVIL_CONFIGS, ids=range(len(EVIL_CONFIGS)))
+def test_words_of_a_stranger_stay_on_one_short_line(tmp_path: Path, config: dict) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="pa.*xxx") as error:
+        _ = read(tmp_path).config
+    assert str(error.value).isprintable()
+    assert len(str(error.value)) < 1500
+
+
 def test_unknown_keys_are_said(tmp_path: Path) -> None:
     saved(tmp_path, VIT, colour="blue", _name_or_path="somewhere")
-    (note,) = [note for note in read(tmp_path).notes if note.startswith("unknown keys")]
-    assert note.endswith(": colour")
+    (note,) = [note for note in read(tmp_path).notes if "keys that are unknown" in note]
+    assert note == "config.json has keys that are unknown here and passed over: colour"
+    case = Case("SiglipModel", hf.SiglipConfig(vision_config=dict(SIZES), text_config=dict(TEXT)), pooled)
+    saved(tmp_path, case, vision_config={**SIZES, "shade": 3}, colour="blue")
+    (note,) = [note for note in read(tmp_path).notes if "keys that are unknown" in note]
+    assert note.endswith(": shade, colour")
 
 
-def test_the_older_of_two_vision_configs_wins_as_in_transformers(tmp_path: Path) -> None:
-    tower = {**SIZES, "layer_norm_eps": 1e-3}
-    case = Case("CLIPForImageClassification", hf.CLIPConfig(vision_config=tower, **NAMED), logits)
-    theirs = saved(tmp_path, case, vision_config={**SIZES, "layer_norm_eps": 1e-5}, vision_config_dict=tower)
-    assert_same(tmp_path, theirs, case)
+@pytest.mark.parametrize("older", [{"layer_norm_eps": 1e-3}, {}], ids=str)
+def test_the_older_of_two_vision_configs_and_its_defaults_win_as_in_transformers(tmp_path: Path, older: dict) -> None:
+    towers = {"vision_config": {**SIZES, "layer_norm_eps": 0.1}, "vision_config_dict": {**SIZES, **older}}
+    case = Case("CLIPForImageClassification", hf.CLIPConfig(vision_config=dict(SIZES), **NAMED), logits)
+    saved(tmp_path, case, **towers)
+    assert_same(tmp_path, hf.CLIPForImageClassification.from_pretrained(tmp_path).eval(), case)
+
+
+def test_a_pooling_head_is_excused_tensor_by_tensor(tmp_path: Path) -> None:
+    saved(tmp_path, Case("SiglipVisionModel", hf.SiglipVisionConfig(**SIZES), pooled))
+    save_file({**tensors(tmp_path), "head.gate": torch.randn(3)}, tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match=r"1 left over \(head.gate\)"):
+        vitrail.load(tmp_path)
 
 
 def test_an_image_size_that_patches_do_not_fill_is_cut_and_said(tmp_path: Path) -> None:

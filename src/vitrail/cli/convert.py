@@ -44,9 +44,7 @@ def convert(
     _check_target(to, description.config)  # before any weights are read
     for text in description.notes[1:]:
         note(text)
-    source = load_found(description)
-    if said.changes:
-        source.preprocess = said.contract(source.preprocess, source.config, model)
+    source = load_found(description, said.of(description, model) if said.changes else None)
     known = _write(source, to, out)
     result = console()
     result.print(f"read:    {description.notes[0]}", markup=False)
@@ -145,13 +143,17 @@ def _not_kept(source: "Model", read_again: ReadAgain) -> list[str]:
             found[-1] = "there a centre crop that begins between two pixels may begin one pixel beside ours"
     if source.labels and again.labels != source.labels:
         found.append("the class names are not kept: tell who opens it their order")
+    ours_way, their_way = (getattr(model.config, "position_interpolation", "") for model in (source, again))
+    if ours_way != their_way:
+        found.append(f"at another image size positions are interpolated there by {their_way}, and here by {ours_way}")
     return found
 
 
 def _not_said(source: "Model", out: Path) -> list[str]:
     """What a file without documents tells vitrail alone, in sentences."""
     from vitrail.errors import UserError
-    from vitrail.weights.load import load_found, read
+    from vitrail.weights.description import read
+    from vitrail.weights.load import load_found
 
     # as any other file of that origin: without what vitrail wrote beside the tensors
     description = read(out)
@@ -188,13 +190,23 @@ def _opening(to: str, known: "Format | None", config: "ModelConfig", out: Path) 
         name = json.loads((out / "config.json").read_text(encoding="utf-8"))["architectures"][0]
         return f'transformers.{name}.from_pretrained("{out}")'
     if out.suffix == ".npz":
-        return f'vit_jax.checkpoint.load_pretrained(pretrained_path="{out}", init_params=..., model_config=...)'
+        return _GOOGLE[known.name].format(out)
     # the model of another repository is made by a function of theirs
-    made = {"torchvision": _torchvision, "vit-pytorch": _vit_pytorch}[to](config) if to != "facebook" else "model"
+    made = (
+        {"torchvision": _torchvision, "vit-pytorch": _vit_pytorch}[to](config, known) if to != "facebook" else "model"
+    )
     return f'{made}.load_state_dict(safetensors.torch.load_file("{out}"))'
 
 
-def _torchvision(config: Any) -> str:
+# The repositories' own calls; the dots stand for the model's parameters and configuration over there.
+_GOOGLE = {
+    "google": 'vit_jax.checkpoint.load_pretrained(pretrained_path="{}", init_params=..., model_config=...)',
+    "google big_vision": 'big_vision.models.vit.load(init_params=..., init_file="{}", model_cfg=...)',
+    "google bit": 'bit_pytorch.models.ResNetV2(...).load_from(numpy.load("{}"))',
+}
+
+
+def _torchvision(config: Any, known: "Format") -> str:
     extra = f", representation_size={config.representation}" if config.representation else ""
     return (
         f"torchvision.models.VisionTransformer({config.image_size[0]}, {config.patch_size}, {config.depth}, "
@@ -202,11 +214,15 @@ def _torchvision(config: Any) -> str:
     )
 
 
-def _vit_pytorch(config: Any) -> str:
-    name = "SimpleViT" if config.position == "sincos2d" and not config.class_token else "ViT"
-    extra = ", pool='mean'" if name == "ViT" and config.pool == "avg" else ""
+def _vit_pytorch(config: Any, known: "Format") -> str:
+    simple = known.name == "vit-pytorch simple_vit"
+    name = "vit_pytorch.SimpleViT" if simple else "vit_pytorch.ViT"
+    extra = ", pool='mean'" if not simple and config.pool == "avg" else ""
+    if simple and config.registers:
+        name = "vit_pytorch.simple_vit_with_register_tokens.SimpleViT"
+        extra = f", num_register_tokens={config.registers}"
     return (
-        f"vit_pytorch.{name}(image_size={config.image_size}, patch_size={config.patch_size}, "
+        f"{name}(image_size={config.image_size}, patch_size={config.patch_size}, "
         f"num_classes={config.classes}, dim={config.width}, depth={config.depth}, heads={config.heads}, "
         f"mlp_dim={config.mlp_width}, dim_head={config.attention_width // config.heads}, "
         f"channels={config.channels}{extra})"

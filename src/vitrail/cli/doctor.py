@@ -6,14 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vitrail.cli.models import Settings
-from vitrail.cli.pixels import CropFraction, Interpolation, Mean, Mode, Pixels, Std
+from vitrail.cli.pixels import CropFraction, Interpolation, Mean, Mode, Std
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from vitrail.data.preprocess import Preprocess
     from vitrail.doctor import Finding
-    from vitrail.weights.load import Description
 
 _COLOURS = {"ok": "green", "warning": "yellow", "problem": "red"}
 
@@ -52,7 +50,7 @@ def doctor(
         findings = examine(
             description,
             data,
-            preprocess=_contract(description, said, model) if said.changes else None,
+            preprocess=said.of(description, model) if said.changes else None,
             look_at=look_at,
             try_on=try_on,
             watch=lambda what, done, total: tell(done, total),
@@ -65,17 +63,6 @@ def doctor(
         console().print(_table(findings))
     if problems:
         raise typer.Exit(1)
-
-
-def _contract(description: "Description", said: Pixels, name: str) -> "Preprocess":
-    """The contract that the person gives or changes; that of the files does not count where it has no equal here."""
-    from vitrail.errors import UserError
-
-    try:
-        known = description.preprocess
-    except UserError:
-        known = None
-    return said.contract(known, description.config, name)
 
 
 def _table(findings: "list[Finding]") -> "Table":

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from vitrail.model import ModelConfig, ViTConfig
     from vitrail.model.cost import Cost
-    from vitrail.weights.load import Description
+    from vitrail.weights.description import Description
 
 _MANY_TOKENS = 4096  # beyond, attention between all of them is most of the work in every variant
 
@@ -91,8 +91,8 @@ def _show_weights(name: str, opened: "Description", as_json: bool) -> None:
     """The loading report, on standard output; what does not fit is an error then."""
     from vitrail.cli.console import console
     from vitrail.cli.loading import report_table, report_values
-    from vitrail.doctor.fit import fit
     from vitrail.errors import UserError
+    from vitrail.weights.fit import fit
 
     checked = fit(opened)
     if as_json:

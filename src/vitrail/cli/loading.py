@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from vitrail.doctor.fit import Fit
+    from vitrail.weights.fit import Fit
 
 
 def report_table(fit: "Fit") -> "Table":

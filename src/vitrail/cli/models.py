@@ -9,7 +9,7 @@ from vitrail.cli.pixels import Pixels
 
 if TYPE_CHECKING:
     from vitrail.model import Model
-    from vitrail.weights.load import Description
+    from vitrail.weights.description import Description
 
 _OURS = "vitrail"
 
@@ -37,18 +37,14 @@ def load_model(name: str, settings: list[str] | None = None, pixels: Pixels | No
     from vitrail.weights.load import load_found
 
     description = describe(name, settings)
-    if pixels is not None:
-        pixels.contract(description.preprocess, description.config, name)  # refused before any weights are read
+    given = None if pixels is None else pixels.of(description, name)  # refused before any weights are read
     say_notes(description, pixels)
-    model = load_found(description)
-    if pixels is not None:
-        model.preprocess = pixels.contract(model.preprocess, model.config, name)
-    return model
+    return load_found(description, given)
 
 
 def describe(name: str, settings: list[str] | None = None) -> "Description":
     """The model that a name means before its weights are read; settings that it cannot take are refused."""
-    from vitrail.weights.load import read
+    from vitrail.weights.description import read
 
     description = read(name, changes(settings or []))
     if settings:
@@ -67,7 +63,8 @@ def say_notes(description: "Description", pixels: Pixels | None = None) -> None:
         return
     settled = [f"--set model.{key}=" for key in description.found.said]
     settled += ["--mean"] if pixels is not None and pixels.mean else []
-    for text in description.notes:
+    taken = description.found.weights.notes if description.found.config else ()  # of a checkpoint that holds several
+    for text in (*description.notes, *taken):
         if not any(option in text for option in settled):
             note(text)
 

@@ -10,6 +10,7 @@ from vitrail.errors import UserError
 if TYPE_CHECKING:
     from vitrail.data.preprocess import Preprocess
     from vitrail.model import ModelConfig
+    from vitrail.weights.description import Description
 
 _LARGEST = 3.0  # beyond, a mean or a deviation is meant for pixels from 0 to 255
 
@@ -41,6 +42,20 @@ class Pixels:
     def changes(self) -> dict[str, Any]:
         """The fields of a Preprocess that are given."""
         return {name: value for name, value in vars(self).items() if value is not None}
+
+    def of(self, description: "Description", name: str) -> "Preprocess":
+        """The contract of a model with these changes; a contract without an equal here makes way for a given one.
+
+        Raises:
+            UserError: as ``contract``, or the files' own has no equal here and mean and std are not given.
+        """
+        try:
+            known = description.preprocess
+        except UserError:
+            if self.mean is None or self.std is None:
+                raise
+            known = None
+        return self.contract(known, description.config, name)
 
     def contract(self, known: "Preprocess | None", config: "ModelConfig", name: str) -> "Preprocess":
         """The model's own contract with these changes, or one made of them alone.

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 LARGEST, FEWEST_PATCHES = 224, 4
 LOOK_AT = 20_000  # images of a part, so that a probe of millions stays a matter of seconds
 
+_ALL = "all"
+
 
 def probe(
     data: Annotated[
@@ -35,7 +37,9 @@ def probe(
     ] = None,
     model: Annotated[str, typer.Option(help="Without --init: the variant whose random weights are probed.")] = "S/16",
     image_size: Annotated[str | None, typer.Option(help="Another image size: 224 or 384x256.")] = None,
-    shots: Annotated[str, typer.Option(help="Training images a class, separated by commas.")] = "1,5,10,25",
+    shots: Annotated[
+        str, typer.Option(help="Training images a class, separated by commas; all for every one.")
+    ] = "1,5,10,25",
     limit: Annotated[
         int, typer.Option(min=1, help="Most images to compare with, and most to judge; drawn with a fixed seed.")
     ] = 10_000,
@@ -65,6 +69,7 @@ def probe(
 
     numbers, said = _numbers(shots), pixels(mean, std, mode, crop_fraction, interpolation)
     train, test = (_usable(part, skip_bad) for part in _parts(data, init or []))
+    every = _largest_class(train) if None in numbers else None
     device = best_device()
     results = []
     for name, vit in _models(init or [model], image_size, train, said, set_):
@@ -75,7 +80,7 @@ def probe(
                 train,
                 test,
                 name=name,
-                shots=numbers,
+                shots=[number or every or 1 for number in numbers],
                 limit=limit,
                 batch_size=batch_size,
                 workers=loader_workers(workers, len(train), device.type),
@@ -85,19 +90,27 @@ def probe(
     if as_json:
         print(json.dumps({"data": data, "classes": len(train.labels), "models": [r.to_dict() for r in results]}))
         return
-    console().print(_table(results))
+    console().print(_table(results, every))
     for few in results[0].few_shot:
-        if few.short_classes:
+        if few.short_classes and few.shots != every:
             note(f"{few.shots} shots: {few.short_classes} of {len(train.labels)} classes have fewer training images")
 
 
-def _numbers(shots: str) -> list[int]:
+def _numbers(shots: str) -> list[int | None]:
+    """Images a class; None for all."""
     from vitrail.errors import UserError
 
     parts = [part.strip() for part in shots.split(",")]
-    if not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise UserError(f"--shots {shots}: write numbers of images a class, such as 1,5,10,25")
-    return [int(part) for part in parts]
+    if not all(part == _ALL or (part.isdecimal() and int(part) > 0) for part in parts):
+        raise UserError(f"--shots {shots}: write numbers of images a class, such as 1,5,10,25, or all")
+    return [None if part == _ALL else int(part) for part in parts]
+
+
+def _largest_class(train: "Samples") -> int:
+    """Images of the class that has most."""
+    import numpy as np
+
+    return int(np.bincount(train.targets).max()) if train.targets is not None else 1
 
 
 def _parts(data: str, names: list[str]) -> "tuple[Samples, Samples]":
@@ -188,7 +201,7 @@ def _fitting_size(patch: int, train: "Samples") -> tuple[int, int]:
     return side // patch * patch, side // patch * patch
 
 
-def _table(results: "list[Probe]") -> "Table":
+def _table(results: "list[Probe]", every: int | None) -> "Table":
     from rich.table import Table
     from rich.text import Text
 
@@ -202,7 +215,7 @@ def _table(results: "list[Probe]") -> "Table":
         header_style="bold",
     )
     table.add_column("features of", overflow="fold")
-    for heading in (*(f"{few.shots}-shot" for few in first.few_shot), "k-NN", "time"):
+    for heading in (*("all" if few.shots == every else f"{few.shots}-shot" for few in first.few_shot), "k-NN", "time"):
         table.add_column(heading, justify="right", no_wrap=True)
     for r in results:
         few_shot = (f"{100 * few.accuracy:.1f} ±{100 * few.deviation:.1f}" for few in r.few_shot)

@@ -14,7 +14,10 @@ def train(
         ),
     ] = None,
     model: Annotated[str | None, typer.Option(help="Variant, such as S/16; without it one is chosen.")] = None,
-    init: Annotated[str | None, typer.Option(help="Model to start from: run or model folder, hf:owner/name.")] = None,
+    init: Annotated[
+        str | None,
+        typer.Option(help="Model to start from: run, model folder, file of weights, hf:owner/name or timm:NAME."),
+    ] = None,
     image_size: Annotated[str | None, typer.Option(help="Pixels: 224, or height x width as 384x256.")] = None,
     recipe: Annotated[
         str | None, typer.Option(help="Name of a recipe or path of a YAML file (see vitrail recipe).")

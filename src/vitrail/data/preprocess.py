@@ -23,6 +23,7 @@ MODES = ("crop", "squash", "pad")
 INTERPOLATIONS = ("bicubic", "bilinear")
 ROUNDINGS = ("even", "down")
 SMALLEST_FRACTION = 0.01
+LARGEST_SIDE = 16_384  # pixels; an image of twice that would need gigabytes
 
 # 1: crop_fraction was saved, but had no effect, in modes squash and pad
 VERSION = 2
@@ -72,6 +73,10 @@ class Preprocess:
         object.__setattr__(self, "std", tuple(float(value) for value in self.std))
         if len(self.image_size) != 2 or min(self.image_size) < 1:
             raise UserError(f"preprocess.image_size {self.image_size}: two positive numbers (height, width) are needed")
+        if max(self.image_size) > LARGEST_SIDE:
+            raise UserError(
+                f"preprocess.image_size {self.image_size}: at most {LARGEST_SIDE} pixels a side are possible"
+            )
         if self.channels not in (1, 3):
             raise UserError(f"preprocess.channels {self.channels}: 1 (luminance) or 3 (RGB) is possible")
         for name, value, known in (
@@ -136,6 +141,8 @@ class Preprocess:
         Raises:
             UserError: an unknown key or an impossible value.
         """
+        if not isinstance(values, Mapping):
+            raise UserError(f"preprocess: not a usable contract: {str(values)[:80]}")
         values = dict(values)
         version = values.pop("version", 1)
         if version not in range(1, VERSION + 1):
@@ -151,8 +158,8 @@ class Preprocess:
             if version == 1 and contract.mode != "crop":
                 return cls(**{**values, "crop_fraction": 1.0})
             return contract
-        except (TypeError, ValueError) as error:
-            raise UserError(f"preprocess: not a usable contract ({error}): {values}") from error
+        except (TypeError, ValueError, OverflowError) as error:
+            raise UserError(f"preprocess: not a usable contract ({error}): {str(values)[:300]}") from error
 
     def _resized(self, size: tuple[int, int]) -> tuple[int, int]:
         """The (height, width) that an image of ``size`` has after the resize, before the crop or the padding."""

@@ -54,7 +54,11 @@ def contract_findings(preprocess: "Preprocess | None", config: "ModelConfig") ->
         config.with_changes(image_size=preprocess.image_size)
     except UserError as error:
         found.append(
-            problem("pixels", f"the contract's size is none for this model: {error}", "give another --image-size")
+            problem(
+                "pixels",
+                f"the contract's size is none for this model: {error}",
+                "train and evaluate it with another --image-size",
+            )
         )
     text = contract_text(preprocess)
     if preprocess.image_size != config.image_size:  # as with DINOv2: its authors' own processor does so

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 from vitrail.doctor.classes import balance_findings, class_findings, outputs_of
 from vitrail.doctor.contract import contract_findings
 from vitrail.doctor.finding import Finding, ok, problem, warning
-from vitrail.doctor.fit import fit
 from vitrail.errors import UserError
-from vitrail.weights.load import Description, load_found, read
+from vitrail.weights.description import Description, read
+from vitrail.weights.fit import fit
+from vitrail.weights.load import load_found
 
 if TYPE_CHECKING:
     from vitrail.data.open import Dataset

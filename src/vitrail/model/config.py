@@ -18,12 +18,12 @@ from vitrail.model.fields import (
     settle,
     size_text,
 )
-from vitrail.model.resnet_config import MAX_STAGES, backbone_stride
+from vitrail.model.resnet_config import MAX_STAGES, MAX_UNITS, backbone_stride
 
 STEMS = ("linear", "conv", "hybrid")
 POOLS = ("token", "avg", "token_avg", "map")
 POSITIONS = ("learned", "sincos2d", "rotary2d", "none")
-INTERPOLATIONS = ("bicubic_antialias", "bicubic", "bilinear_corners")
+INTERPOLATIONS = ("bicubic_antialias", "bicubic", "bicubic_corners", "bilinear_corners")
 FINAL_NORMS = ("tokens", "pooled", "none")
 ACTIVATIONS = ("gelu", "gelu_tanh", "quick_gelu", "relu", "silu")
 
@@ -82,8 +82,8 @@ class ViTConfig:
     )
     prefix_positions: bool = doc("the position table has rows for class token and registers too", default=True)
     position_interpolation: str = doc(
-        "how learned positions reach another grid: bicubic_antialias (timm), bicubic (transformers, DINO) or "
-        "bilinear_corners (Google)",
+        "how learned positions reach another grid: bicubic_antialias (timm), bicubic (transformers, DINO), "
+        "bicubic_corners (torchvision) or bilinear_corners (Google)",
         default="bicubic_antialias",
     )
     rotary_base: float = doc("rotary positions: the ratio of the longest period to the shortest", default=100.0)
@@ -179,8 +179,9 @@ class ViTConfig:
             require(0 <= getattr(self, name) < 1, name, getattr(self, name), "a probability below 1")
         for name in ("norm_eps", "rotary_base"):
             require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
-        stages = len(self.stem_layers) <= MAX_STAGES and all(units >= 1 for units in self.stem_layers)
-        require(stages, "stem_layers", list(self.stem_layers), f"at most {MAX_STAGES} stages of at least 1 unit each")
+        stages = len(self.stem_layers) <= MAX_STAGES and all(1 <= units <= MAX_UNITS for units in self.stem_layers)
+        accepted = f"at most {MAX_STAGES} stages of 1 to {MAX_UNITS} units each"
+        require(stages, "stem_layers", list(self.stem_layers[: MAX_STAGES + 1]), accepted)
 
     def _check_choices(self) -> None:
         for name, valid in _CHOICES.items():

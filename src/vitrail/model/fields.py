@@ -12,6 +12,8 @@ from typing import Any, get_args, get_type_hints
 
 from vitrail.errors import UserError, did_you_mean
 
+_LARGEST = 10**15  # of whole numbers: beyond, a file has been damaged or means harm
+
 
 def doc(text: str, **kwargs: Any) -> Any:
     """A dataclass field with its description, which the command line and the docs show."""
@@ -66,8 +68,14 @@ def as_type(name: str, value: Any, hint: Any) -> Any:
     accepted = {int: "a whole number", float: "a number", bool: "true or false"}[kind]
     fits = {int: _is_whole, float: _is_number, bool: lambda v: isinstance(v, bool)}[kind](value)
     if not fits:
-        raise UserError(f"model.{name} is {value!r}: it must be {accepted}{', or null' if others else ''}")
+        raise UserError(f"model.{name} is {_short(value)}: it must be {accepted}{', or null' if others else ''}")
     return kind(value)
+
+
+def _short(value: object) -> str:
+    """A value for an error, which a stranger's file may have made very long."""
+    text = "a very large number" if isinstance(value, int) and abs(value) >= _LARGEST else repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def size_text(size: tuple[int, ...]) -> str:
@@ -77,20 +85,25 @@ def size_text(size: tuple[int, ...]) -> str:
 
 def _whole_numbers(name: str, value: Any) -> tuple[int, ...]:
     if not isinstance(value, tuple | list) or not all(map(_is_whole, value)):
-        raise UserError(f"model.{name} is {value!r}: it must be a list of whole numbers")
+        raise UserError(f"model.{name} is {_short(value)}: it must be a list of whole numbers")
     return tuple(int(number) for number in value)
 
 
 def _is_whole(value: Any) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool)
+    return isinstance(value, Integral) and not isinstance(value, bool) and abs(int(value)) < _LARGEST
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and isfinite(value)
+    if not isinstance(value, Real) or isinstance(value, bool):
+        return False
+    try:
+        return isfinite(float(value))
+    except OverflowError:  # a whole number of hundreds of digits
+        return False
 
 
 def _pair(size: Any) -> tuple[int, int]:
     sides = (size, size) if _is_whole(size) else size
     if not isinstance(sides, tuple | list) or len(sides) != 2 or not all(map(_is_whole, sides)):
-        raise UserError(f"image size {size!r}: it must be one whole number, or height and width")
+        raise UserError(f"image size {_short(size)}: it must be one whole number, or height and width")
     return int(sides[0]), int(sides[1])

@@ -24,6 +24,7 @@ class Method(NamedTuple):
 METHODS = {
     "bicubic_antialias": Method("bicubic", antialias=True),  # timm
     "bicubic": Method("bicubic"),  # transformers
+    "bicubic_corners": Method("bicubic", align_corners=True),  # torchvision
     "bilinear_corners": Method("bilinear", align_corners=True),  # Google: scipy's zoom with order 1
 }
 

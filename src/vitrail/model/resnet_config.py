@@ -13,7 +13,7 @@ from vitrail.model.fields import doc, plain, refuse_unknown, require, require_ch
 
 RESNET_STEMS = ("large", "small")
 ROOT_WIDTH = 64  # channels of the first convolution at width factor 1; a unit gives four times its stage's own
-MAX_STAGES = 4
+MAX_STAGES, MAX_UNITS = 4, 1000
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,9 @@ class ResNetConfig:
         require(self.classes >= 0, "classes", self.classes, "0 or more")
         require(0 <= self.drop_path < 1, "drop_path", self.drop_path, "a probability below 1")
         require_choice("stem", self.stem, RESNET_STEMS)
-        stages = 1 <= len(self.layers) <= MAX_STAGES and all(units >= 1 for units in self.layers)
-        require(stages, "layers", list(self.layers), "1 to 4 stages of at least 1 unit each, such as [3, 4, 6, 3]")
+        stages = 1 <= len(self.layers) <= MAX_STAGES and all(1 <= units <= MAX_UNITS for units in self.layers)
+        shown = list(self.layers[: MAX_STAGES + 1])
+        require(stages, "layers", shown, f"1 to 4 stages of 1 to {MAX_UNITS} units each, such as [3, 4, 6, 3]")
         if min(self.image_size) < self.stride:
             raise UserError(
                 f"image size {size_text(self.image_size)} is below {self.stride} pixels, the stride of the network: "

@@ -101,12 +101,12 @@ def give_size(recipe: Recipe, data: Dataset) -> tuple[Recipe, list[str]]:
     return files.changed(recipe, {"image_size": (height * p, width * p), "model.patch_size": p}), [reason]
 
 
-def start_size(config: ModelConfig, data: Dataset) -> tuple[tuple[int, int], str]:
+def start_size(config: ModelConfig, own: tuple[int, int], data: Dataset) -> tuple[tuple[int, int], str]:
     """The image size of a run that starts from a model, and why: the model's own, or less where the images are smaller.
 
-    To enlarge the images costs time and shows nothing that is not in them.
+    To enlarge the images costs time and shows nothing that is not in them. ``own`` is the size at which the model is
+    used, by its pixel contract; its positions may be of another.
     """
-    own = config.image_size
     if data.train is None:
         return own, "the start model's own"
     step = config.patch_size if isinstance(config, ViTConfig) else config.stride

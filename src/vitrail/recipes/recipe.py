@@ -195,7 +195,10 @@ class Recipe(Group):
 
 
 # What a named variant decides.
-VARIANT_KEYS = ("patch_size", "width", "depth", "heads", "head_width", "mlp_width", "stem", "stem_width")
+VARIANT_KEYS = (
+    *("patch_size", "width", "depth", "heads", "head_width", "mlp_width"),
+    *("stem", "stem_width", "stem_layers"),
+)
 # image_size has its own key, classes comes from the data, and the three kinds of dropout are regularization's.
 _ELSEWHERE = {"image_size", "classes", "dropout", "attention_dropout", "drop_path"}
 MODEL_KEYS = ["variant", *(name for name in documented_fields() if name not in _ELSEWHERE)]

@@ -12,8 +12,8 @@ from vitrail.recipes.choose import Choice, choose, give_size, start_size
 from vitrail.recipes.recipe import VARIANT_KEYS, Recipe
 from vitrail.training.device import Devices, resolve_precision
 from vitrail.training.forecast import BUDGET, Work, cheaper, seconds_per_image
+from vitrail.training.plan import pixels_of, start_of
 from vitrail.training.progress import clock
-from vitrail.weights.load import read
 
 # What may differ when a run goes on, as it changes nothing that is computed.
 _FREE = frozenset({"data.workers", "data.cache", "checkpoint.every", "checkpoint.keep"})
@@ -95,11 +95,20 @@ def _fit_start(recipe: Recipe, data: Dataset, place: Devices, may_shorten: bool)
 
     What was named is never changed: the length only if ``may_shorten``, the image size only if none was given.
     """
-    assert recipe.init is not None
-    config, reasons = read(recipe.init).config, list[str]()
+    start = start_of(recipe)
+    config, reasons = start.config, list[str]()
+    if start.format.origin != "vitrail":
+        reasons += start.notes
+        reasons += start.found.weights.notes if start.found.config else ()
+    pixels = pixels_of(start, recipe)
+    if pixels is None and None in (recipe.data.mean, recipe.data.std):
+        reasons.append(
+            f"how {recipe.init} wants its pixels is not known: mean and std of 0.5 are taken, unless "
+            "--set data.mean=[...] and --set data.std=[...] say better"
+        )
     may_shrink = recipe.image_size is None
     if may_shrink:
-        size, why = start_size(config, data)
+        size, why = start_size(config, pixels.image_size if pixels else config.image_size, data)
         recipe = files.changed(recipe, {"image_size": size})
         reasons.append(f"image size {size[0]}x{size[1]}: {why}")
     if not may_shorten or data.train is None or place.device.type != "cpu" or place.world > 1:
@@ -109,7 +118,7 @@ def _fit_start(recipe: Recipe, data: Dataset, place: Devices, may_shorten: bool)
         images=len(data.train),
         epochs=recipe.epochs or 1,
         val=len(data.val or ()),
-        evaluations=round(recipe.epochs or 1),
+        evaluations=min(20, round(recipe.epochs or 1)),
         test=len(data.test or ()),
     )
     of_image = seconds_per_image(config, place.device, resolve_precision(recipe.precision, place.device))
@@ -150,8 +159,8 @@ def saved(
 
 
 def _same_place(path: str, own: object, other: object) -> bool:
-    """Whether two ways of writing DATA mean the same folder or file."""
-    return path == "data.source" and Path(str(own)).resolve() == Path(str(other)).resolve()
+    """Whether two ways of writing DATA or a start model mean the same folder or file."""
+    return path in ("data.source", "init") and Path(str(own)).resolve() == Path(str(other)).resolve()
 
 
 def _at(recipe: Recipe, path: str) -> Any:

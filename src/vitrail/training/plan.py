@@ -19,7 +19,8 @@ from vitrail.model import ModelConfig, ViTConfig
 from vitrail.recipes.files import changed
 from vitrail.recipes.recipe import Recipe
 from vitrail.training.memory import free_bytes
-from vitrail.weights.load import read
+from vitrail.weights.description import Description, read
+from vitrail.weights.embedded import UNSAID
 
 _LOOK_AT = 20_000  # images, before the first step; all of them if bad ones are to be left out
 _PIXEL_KEYS = ("mode", "crop_fraction", "interpolation", "mean", "std")
@@ -42,6 +43,8 @@ class Plan:
     steps: int
     warmup: int
     evaluate_every: int
+    start: Description | None = None
+    """The model that the run starts from."""
     notes: tuple[str, ...] = ()
 
     @property
@@ -87,7 +90,8 @@ def make_plan(
             f"in {recipe.optimizer.accumulate} parts each: choose a multiple of {world * recipe.optimizer.accumulate}"
         )
     augment = Augment(**recipe.augment.model_dump())
-    config, preprocess = _from_start(recipe, data) if recipe.init else _from_scratch(recipe, data)
+    start = start_of(recipe) if recipe.init else None
+    config, preprocess = _from_start(recipe, data, start) if start else _from_scratch(recipe, data)
     # Random crops differ every epoch; all else begins with the same resized image, which is worth keeping.
     room = min(CACHE_BYTES, free_bytes(torch.device("cpu")) // 4) // neighbours
 
@@ -114,6 +118,7 @@ def make_plan(
         steps=steps,
         warmup=_warmup(recipe, steps, per_epoch),
         evaluate_every=recipe.evaluate.every or max(per_epoch, math.ceil(steps / 20)),
+        start=start,
         notes=(*_note("train", train), *_note("val", val), *_note("test", test)),
     )
 
@@ -153,24 +158,48 @@ def _from_scratch(recipe: Recipe, data: Dataset) -> tuple[ModelConfig, Preproces
     return config, _preprocess(recipe, config)
 
 
-def _from_start(recipe: Recipe, data: Dataset) -> tuple[ModelConfig, Preprocess]:
-    """The start model's shape with the data's classes, at the recipe's image size or its own."""
+def start_of(recipe: Recipe) -> Description:
+    """The start model before its weights are read.
+
+    Of a file of weights that does not describe its model, the recipe's ``model`` says what is in no tensor, such as the
+    activation.
+    """
     assert recipe.init is not None
-    start = read(recipe.init)
+    description = read(recipe.init)
+    said = {name: value for name, value in recipe.model.items() if name in UNSAID}
+    return read(recipe.init, said) if said and not description.found.config else description
+
+
+def pixels_of(start: Description, recipe: Recipe) -> Preprocess | None:
+    """The start model's pixel contract; None where it is unknown, or has no equal here and the recipe gives one."""
+    try:
+        return start.preprocess
+    except UserError:
+        if recipe.data.mean is None or recipe.data.std is None:
+            raise
+        return None
+
+
+def _from_start(recipe: Recipe, data: Dataset, start: Description) -> tuple[ModelConfig, Preprocess]:
+    """The start model's shape with the data's classes, at the recipe's image size or its own."""
     config = start.config
+    chosen_here = {"variant", "pool"} if isinstance(config, ViTConfig) else {"variant"}
     for name, wanted in recipe.model.items():
         own = getattr(config, name, None)
-        if name not in ("variant", "pool") and wanted != own:
+        wanted = tuple(wanted) if isinstance(own, tuple) and isinstance(wanted, list) else wanted
+        if name not in chosen_here and wanted != own:
             raise UserError(
                 f"model.{name}={wanted}, but {recipe.init} has {own}: leave it out, or start from another model"
             )
     if "variant" in recipe.model:
         sizes = recipe.vit_config(classes=config.classes, image_size=None)
         different = [
-            name for name in ("patch_size", "width", "depth", "heads") if getattr(sizes, name) != getattr(config, name)
+            name
+            for name in ("patch_size", "width", "depth", "heads")
+            if getattr(sizes, name) != getattr(config, name, None)
         ]
         if different:
-            details = ", ".join(f"{n} {getattr(config, n)} instead of {getattr(sizes, n)}" for n in different)
+            details = ", ".join(f"{n} {getattr(config, n, None)} instead of {getattr(sizes, n)}" for n in different)
             raise UserError(f"{recipe.init} is not a {recipe.model['variant']}: it has {details}; leave --model out")
     drops = recipe.regularization
     changes: dict[str, Any] = {
@@ -184,7 +213,7 @@ def _from_start(recipe: Recipe, data: Dataset) -> tuple[ModelConfig, Preprocess]
     elif drops.dropout or drops.attention_dropout:
         raise UserError(f"regularization.dropout: {recipe.init} is a ResNet, which has no place for it; set it to 0")
     config = config.with_changes(**changes)
-    return config, _preprocess(recipe, config, start.preprocess)
+    return config, _preprocess(recipe, config, pixels_of(start, recipe))
 
 
 def _preprocess(recipe: Recipe, config: ModelConfig, start: Preprocess | None = None) -> Preprocess:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from vitrail.data.batches import TrainBatches
 from vitrail.data.randomness import words
 from vitrail.data.workers import loader_workers
 from vitrail.model import Model, ViTConfig, build
+from vitrail.model.cost import Cost
 from vitrail.recipes import files
 from vitrail.recipes.recipe import Recipe
 from vitrail.training import checkpoint
@@ -27,9 +29,10 @@ from vitrail.training.memory import check_memory
 from vitrail.training.metrics import MetricsLog
 from vitrail.training.optimizer import Optimisers
 from vitrail.training.plan import Plan, make_plan
-from vitrail.training.progress import TrainingProgress
+from vitrail.training.progress import TrainingProgress, clock
 from vitrail.training.state import RunState
 from vitrail.training.step import TrainStep
+from vitrail.weights.load import load_found
 from vitrail.weights.start import start_from
 
 
@@ -104,8 +107,9 @@ def _own_randomness(place: Devices) -> AbstractContextManager[None]:
 def _model(plan: Plan, place: Devices) -> tuple[Model, list[str]]:
     """The model at its start: from another model's weights, or from random ones that depend on the seed alone."""
     torch.manual_seed(int(words(plan.recipe.seed, "init", 0, count=1)[0, 0] >> 1))
-    if plan.recipe.init:
-        model, notes = start_from(plan.config, plan.recipe.init, labels=plan.labels)
+    if plan.start:
+        source = load_found(plan.start, plan.preprocess)
+        model, notes = start_from(plan.config, source, labels=plan.labels, name=plan.recipe.init)
     else:
         model, notes = build(plan.config), []
     model.preprocess, model.labels = plan.preprocess, plan.labels
@@ -186,7 +190,10 @@ def _forecast(plan: Plan, place: Devices, precision: str) -> list[str]:
     lines = [sentence(seconds, of_image)]
     if seconds > LONG:
         epochs, (h, w) = cheaper(plan.config, work, of_image, LONG / 2)
-        lines.append(f"cheaper: --epochs {epochs} --image-size {h}x{w} would take about half an hour")
+        share = Cost(plan.config.with_changes(image_size=(h, w))).flops / Cost(plan.config).flops
+        less = replace(work, epochs=epochs, evaluations=min(work.evaluations, epochs)).seconds(of_image * share)
+        if less < seconds:
+            lines.append(f"cheaper: --epochs {epochs} --image-size {h}x{w} would take about {clock(less)}")
     return lines
 
 

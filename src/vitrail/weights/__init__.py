@@ -4,8 +4,9 @@ Importing this does not import torch; loading a model does.
 """
 
 from vitrail.weights.convert import convert
+from vitrail.weights.description import describe, read
 from vitrail.weights.find import find
 from vitrail.weights.folder import save
-from vitrail.weights.load import describe, load, load_folder, read
+from vitrail.weights.load import load, load_folder
 
 __all__ = ["convert", "describe", "find", "load", "load_folder", "read", "save"]

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from vitrail.errors import UserError
 from vitrail.model import Model, ModelConfig, build
 
 
@@ -22,7 +23,15 @@ def shapes(model: Model) -> dict[str, tuple[int, ...]]:
 
 
 def fill(model: Model, state: Mapping[str, Tensor]) -> Model:
-    """Make these tensors, every one that the model has, its parameters (no copy)."""
+    """Make these tensors, every one that the model has, its parameters (no copy).
+
+    Raises:
+        UserError: a parameter that is no tensor of fractions.
+    """
+    for name, parameter in model.named_parameters():
+        if state[name].dtype != parameter.dtype:
+            kind = str(state[name].dtype).removeprefix("torch.")
+            raise UserError(f"its tensor {name} holds {kind} where weights are floating-point numbers: it is no model")
     model.load_state_dict(dict(state), strict=True, assign=True)
     return model
 

@@ -2,13 +2,14 @@
 
 import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vitrail.errors import UserError
 from vitrail.weights import embedded, replace
 from vitrail.weights.folder import check_target, write_json, write_tensors
 from vitrail.weights.formats import writers
 from vitrail.weights.formats.format import Format
+from vitrail.weights.found import is_model_file
 from vitrail.weights.names import Tensors, to_theirs
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def convert(model: "Model", origin: str, out: str | Path) -> Format:
     documents = known.documents(model.config, model.labels, model.preprocess)
     if documents:
         check_target(out)
+        _refuse_other_files(out)
         with replace.folder(out) as staging:
             write_tensors(tensors, staging / known.weights_file)
             for name, values in documents.items():
@@ -50,6 +52,13 @@ def convert(model: "Model", origin: str, out: str | Path) -> Format:
         else:
             write_tensors(tensors, staging, **{embedded.KEY: embedded.write(model)})
     return known
+
+
+def _refuse_other_files(folder: Path) -> None:
+    """Refuse a folder that holds more than a model, since the new model takes the place of all that is in it."""
+    others = [path.name for path in folder.iterdir() if not is_model_file(path)] if folder.is_dir() else []
+    if others:
+        raise UserError(f"{folder} holds other files too ({', '.join(sorted(others)[:3])}): choose another place")
 
 
 def _fitting(model: "Model", origin: str) -> tuple[Format, Tensors]:
@@ -77,7 +86,7 @@ def _write_npz(tensors: Tensors, path: Path, comment: bytes) -> None:
     import numpy as np
 
     with path.open("wb") as file:  # a file, since NumPy would append a suffix to a name
-        arrays = {name: tensor.contiguous().numpy() for name, tensor in tensors.items()}
-        np.savez(file, allow_pickle=False, **arrays)
+        arrays: dict[str, Any] = {name: tensor.contiguous().numpy() for name, tensor in tensors.items()}
+        np.savez(file, **arrays)
     with zipfile.ZipFile(path, "a") as archive:
         archive.comment = comment

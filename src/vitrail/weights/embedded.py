@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 KEY = "vitrail"
 # Fields of a configuration that change answers, and are in no tensor.
-_UNSAID = ("image_size", "heads", "head_width", "activation", "norm_eps", "position_interpolation", "rotary_base")
+UNSAID = ("image_size", "heads", "head_width", "activation", "norm_eps", "position_interpolation", "rotary_base")
 _LONGEST = 65_000  # bytes of an archive's comment
 
 
@@ -35,7 +35,7 @@ def write(model: "Model") -> str:
     config = model.config.to_dict()
     return json.dumps(
         {
-            "model": {name: config[name] for name in _UNSAID if name in config},
+            "model": {name: config[name] for name in UNSAID if name in config},
             "preprocess": None if model.preprocess is None else model.preprocess.to_dict(),
             "label_names": list(model.labels),
         }

@@ -6,11 +6,12 @@ from pathlib import Path
 from vitrail.errors import UserError
 from vitrail.model.variants import variant
 from vitrail.weights import replace
+from vitrail.weights.files.untrusted import shown
 from vitrail.weights.folder import RUN_MODEL
 from vitrail.weights.found import CARD, CONFIG, PROCESSOR, PROCESSOR_OF_ALL, SUFFIXES, is_model_folder
 
 HUB, TIMM = "hf:", "timm:"
-_DOCUMENTS = [CONFIG, PROCESSOR, PROCESSOR_OF_ALL, CARD]
+_DOCUMENTS = [CONFIG, PROCESSOR, PROCESSOR_OF_ALL]
 # What is fetched from a repository, the first that it has: safetensors (whole, or in parts with their index), else pickles.
 _WEIGHTS = (
     ["model*.safetensors", "model.safetensors.index.json"],
@@ -23,7 +24,7 @@ def find(name: str | Path) -> Path:
 
     Args:
         name: a model folder; a run folder (its ``model/``); a file of weights (``.safetensors``, ``.pth``, ``.pt``,
-            ``.bin``, ``.npz``); ``hf:owner/name`` or ``hf:owner/name@revision`` for the Hugging Face Hub; or
+            ``.bin``, ``.ckpt``, ``.npz``); ``hf:owner/name`` or ``hf:owner/name@revision`` for the Hugging Face Hub; or
             ``timm:NAME.TAG`` for the weights that timm publishes there.
 
     Raises:
@@ -32,15 +33,24 @@ def find(name: str | Path) -> Path:
     if str(name).startswith(HUB):
         return _from_hub(str(name), str(name).removeprefix(HUB))
     if str(name).startswith(TIMM):
-        return _from_hub(str(name), f"timm/{str(name).removeprefix(TIMM)}")
-    path = Path(name).expanduser()
-    replace.recover(path)
-    replace.recover(path / RUN_MODEL)
-    if path.is_file():
-        return _file(path)
-    if path.is_dir():
-        return _folder(path)
-    raise _nothing_at(str(name), path)
+        model = str(name).removeprefix(TIMM)
+        if "." not in model:
+            raise UserError(
+                f"{name}: timm's weights are called NAME.TAG, such as {TIMM}vit_base_patch16_224.augreg_in21k"
+            )
+        return _from_hub(str(name), f"timm/{model}")
+    try:
+        path = Path(name).expanduser()
+        replace.recover(path)
+        replace.recover(path / RUN_MODEL)
+        if path.is_file():
+            return _file(path)
+        if path.is_dir():
+            return _folder(path)
+        problem = _nothing_at(str(name), path)
+    except (OSError, RuntimeError, ValueError) as error:  # no such user, a name too long, a folder that may not be read
+        raise UserError(f"{str(name)[:200]!r} cannot be looked at: {str(error)[:200]}") from None
+    raise problem
 
 
 def _folder(path: Path) -> Path:
@@ -54,7 +64,7 @@ def _folder(path: Path) -> Path:
 
 
 def _file(path: Path) -> Path:
-    if path.name in _DOCUMENTS:
+    if path.name in (*_DOCUMENTS, CARD):
         return _folder(path.parent)
     if path.suffix not in SUFFIXES:
         raise UserError(f"{path} does not open here: weights are files that end in {', '.join(sorted(SUFFIXES))}")
@@ -114,8 +124,8 @@ def _from_hub(name: str, identifier: str) -> Path:
         raise UserError(f"{name}: the repository has no revision {revision!r}") from None
     except (LocalEntryNotFoundError, OfflineModeIsEnabled):
         raise UserError(f"{name} is not in the local cache, and the Hub cannot be reached: check the network") from None
-    except OSError as error:  # every other failure of the network or of the disk
-        raise UserError(f"{name} cannot be fetched: {error}") from None
+    except Exception as error:  # every other failure of the network or of the disk, of whichever library below
+        raise UserError(f"{name} cannot be fetched: {shown(error)}") from None
     if not is_model_folder(folder):
         raise UserError(f"{name} holds no {CONFIG}: it is not a model folder")
     return folder

@@ -13,7 +13,7 @@ from vitrail.errors import UserError
 from vitrail.weights import replace
 from vitrail.weights.card import model_card
 from vitrail.weights.formats import native, timm
-from vitrail.weights.found import CARD, CONFIG, WEIGHTS, is_model_folder
+from vitrail.weights.found import CARD, CONFIG, WEIGHTS, digest, is_model_folder
 
 if TYPE_CHECKING:
     from vitrail.model import Model
@@ -40,7 +40,9 @@ def save(
     with replace.folder(folder, keep_others=True) as staging:
         write_tensors(model.state_dict(), staging / WEIGHTS)
         values = timm.write(model.config, model.labels, model.preprocess)
-        values[native.KEY] = native.write(model.config, model.preprocess, {WEIGHTS: sha256(staging / WEIGHTS)})
+        digests = {WEIGHTS: sha256(staging / WEIGHTS)}
+        values[native.KEY] = native.write(model.config, model.preprocess, digests)
+        values[native.KEY]["sha256"][CONFIG] = digest(values)
         write_json(values, staging / CONFIG)
         text = card or model_card(model.config, model.labels, model.preprocess, metrics or {}, name=_title(folder))
         (staging / CARD).write_text(text, encoding="utf-8")

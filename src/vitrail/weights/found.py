@@ -1,5 +1,7 @@
 """Found: what lies where a person pointed, the weights and the documents beside them, each read when it is needed."""
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,6 +14,7 @@ from vitrail.weights.files.tensors import Weights, inside, open_weights, read_js
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 PROCESSOR, PROCESSOR_OF_ALL = "preprocessor_config.json", "processor_config.json"
+_OF_A_MODEL = (CONFIG, CARD, PROCESSOR, PROCESSOR_OF_ALL, ".gitattributes", "generation_config.json")
 SUFFIXES = frozenset([".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".npz"])  # of files of weights
 
 Json = Mapping[str, Any]
@@ -49,7 +52,12 @@ class Found:
         return self.path.parent / CONFIG if self.config else self.path
 
     def recorded(self) -> Mapping[str, str]:
-        """File name -> SHA-256 of when it was written; only our own folders have them."""
+        """File name -> SHA-256 of when it was written; only our own folders have them.
+
+        transformers copies them into what it saves, with tensors of its own: there they mean nothing.
+        """
+        if "transformers_version" in self.config:
+            return {}
         ours = self.config.get("vitrail")
         digests = ours.get("sha256") if isinstance(ours, Mapping) else None
         return {name: str(digest) for name, digest in digests.items()} if isinstance(digests, Mapping) else {}
@@ -69,8 +77,28 @@ def look(path: Path, said: Json | None = None) -> Found:
         replace.recover(path)
         if not is_model_folder(path):
             raise UserError(f"{path} is not a model folder: it has no {CONFIG}")
-        return Found(path, _json(path, CONFIG), _processor(path), said or {})
+        found = Found(path, _json(path, CONFIG), _processor(path), said or {})
+        if found.recorded().get(CONFIG, (own := digest(found.config))) != own:
+            raise UserError(
+                f"{path / CONFIG} is damaged or was changed: its SHA-256 is not the one that it records; restore it or, "
+                f"if you changed it yourself, take {CONFIG} out of its vitrail.sha256"
+            )
+        return found
     return Found(path, _json(path.parent, CONFIG), _processor(path.parent), said or {})
+
+
+def digest(config: Json) -> str:
+    """SHA-256 of what one of our ``config.json`` says, but for the digests themselves; however it is spaced."""
+    ours = config.get("vitrail")
+    said = {**config, "vitrail": {**ours, "sha256": None} if isinstance(ours, Mapping) else None}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+
+def is_model_file(path: Path) -> bool:
+    """Whether a file in a model folder belongs to the model, by its name."""
+    if not path.is_file() or path.name.endswith(".index.json"):
+        return path.is_file()
+    return path.name in _OF_A_MODEL or path.suffix in (".safetensors", ".bin")
 
 
 def is_model_folder(folder: Path) -> bool:

@@ -6,16 +6,19 @@ Every tensor is matched, or excused by name with a reason; what is left over on 
 import difflib
 import fnmatch
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from vitrail.errors import UserError
+from vitrail.weights.files.untrusted import shown
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 _SHOWN = 4  # names listed in an error; the count says how many there are
+_COMPARED = 2000  # names with which a missing one is compared at most: more take too long
 
 Shape = tuple[int, ...]
 Tensors = dict[str, "Tensor"]
@@ -118,8 +121,7 @@ class Report:
 
     def nearest(self, name: str) -> str | None:
         """The leftover name of the file that is most like a missing one."""
-        near = difflib.get_close_matches(name, self.leftover, n=1, cutoff=0.7)
-        return near[0] if near else None
+        return nearest(name, self.leftover)
 
     @property
     def problem(self) -> str | None:
@@ -130,7 +132,9 @@ class Report:
         if self.leftover:
             parts.append(f"{len(self.leftover)} left over ({_first(self.leftover)})")
         if self.reshaped:
-            shapes = (f"{name} {_shape(got)} instead of {_shape(want)}" for name, (got, want) in self.reshaped.items())
+            shapes = (
+                f"{name} {shape_text(got)} instead of {shape_text(want)}" for name, (got, want) in self.reshaped.items()
+            )
             parts.append(f"{len(self.reshaped)} of another shape ({_first(shapes)})")
         return "; ".join(parts) or None
 
@@ -138,7 +142,7 @@ class Report:
         for ours, looked_for in self.missing.items():
             name = looked_for[0] if looked_for else ours
             near = self.nearest(name)
-            yield f"{name}, nearest is {near}" if near else name
+            yield f"{shown(name, 100)}, nearest is {shown(near, 100)}" if near else name
 
 
 def plan(
@@ -221,10 +225,19 @@ def to_theirs(entries: Iterable[Entry], state: Mapping[str, "Tensor"]) -> Tensor
     return tensors
 
 
+def nearest(name: str, names: Collection[str]) -> str | None:
+    """The one of some names that is most like another; None where none is, or where they are too many to compare."""
+    if len(names) > _COMPARED:
+        return None
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.7)
+    return near[0] if near else None
+
+
+def shape_text(shape: Shape) -> str:
+    """As a person writes it."""
+    return shown("x".join(str(side) for side in shape), 100) or "scalar"
+
+
 def _first(names: Iterable[str]) -> str:
-    names = list(names)
-    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
-
-
-def _shape(shape: Shape) -> str:
-    return "x".join(str(side) for side in shape) or "scalar"
+    first = [shown(name) for name in islice(names, _SHOWN + 1)]
+    return ", ".join(first[:_SHOWN]) + (", ..." if len(first) > _SHOWN else "")

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from vitrail.errors import UserError
 from vitrail.model import Model, ModelConfig, ResNet, ViT, ViTConfig
+from vitrail.model.positions import KINDS
 from vitrail.model.resize import resize_positions
 from vitrail.weights.build import empty, fill, shapes
 from vitrail.weights.load import load
@@ -20,20 +21,24 @@ _HEADS, _REPRESENTATION = ("head.", "head_dist."), "pre_logits."
 
 
 def start_from(
-    config: ModelConfig, init: Model | str | Path, *, labels: Sequence[str] = (), method: str | None = None
+    config: ModelConfig,
+    init: Model | str | Path,
+    *,
+    labels: Sequence[str] = (),
+    name: str | None = None,
 ) -> tuple[Model, list[str]]:
     """A model to fine-tune: the weights of ``init`` in the shape of ``config``.
 
     The head's rows are kept, in the order of ``labels``, if ``init`` knows every one of them by name (and the head's input
     is the same); else it starts at zero, as in the paper (Dosovitskiy et al., 2021, section 3.2), and a representation
-    layer is dropped unless ``config`` asks for the one that is there. Learned positions are interpolated to the new grid;
-    fixed ones are computed for it.
+    layer is dropped unless ``config`` asks for the one that is there. Learned positions are interpolated to the new grid in the
+    start model's own way; fixed ones are computed for it.
 
     Args:
         config: the model wanted; usually ``read(init).config.with_changes(classes=..., image_size=...)``.
         init: a model, or the name of one (see ``find``).
         labels: class names in the order of the new head's outputs.
-        method: how positions are interpolated (see ``resize_positions``); None for the checkpoint's own way.
+        name: what a person calls ``init``; None for its own name.
 
     Returns:
         The model in training mode, with ``init``'s pixel contract at the new image size, and ``labels``; and a list of
@@ -43,7 +48,7 @@ def start_from(
         UserError: ``init`` cannot be loaded, or its parameters do not have the shapes that ``config`` needs.
     """
     source = init if isinstance(init, ViT | ResNet) else load(init)
-    name = "the start model" if isinstance(init, ViT | ResNet) else str(init)
+    name = name or ("the start model" if isinstance(init, ViT | ResNet) else str(init))
     if type(source.config) is not type(config):
         raise UserError(
             f"{name} is a {type(source).__name__}, and the model wanted is not: leave out what asks for one"
@@ -53,7 +58,7 @@ def start_from(
     wanted = shapes(model)
     notes = _changed_function(source.config, config)
     if isinstance(config, ViTConfig) and isinstance(source.config, ViTConfig):
-        notes += _fit_positions(state, source.config, config, method or source.config.position_interpolation)
+        notes += _fit_positions(state, source.config, config)
         notes += _fit_representation(state, source.config, config)
     notes += _fit_heads(state, source, wanted, tuple(labels))
     chosen, report = plan(
@@ -67,15 +72,15 @@ def start_from(
     return model.train(), [f"started from {name}: {taken:,} parameters of the backbone", *notes]
 
 
-def _fit_positions(state: dict[str, Tensor], old: ViTConfig, new: ViTConfig, method: str) -> list[str]:
+def _fit_positions(state: dict[str, Tensor], old: ViTConfig, new: ViTConfig) -> list[str]:
     if "pos_embed" not in state or old.grid == new.grid:
         return []
     if new.position == "learned":
-        prefix = old.prefix_tokens if old.prefix_positions else 0
+        prefix, method = old.prefix_tokens if old.prefix_positions else 0, old.position_interpolation
         state["pos_embed"] = resize_positions(state["pos_embed"], old.grid, new.grid, prefix=prefix, method=method)
         how = f"interpolated ({method})"
     else:
-        fresh = ViT(dataclasses.replace(new, depth=1, classes=0)).pos_embed  # fixed: a function of grid and width
+        fresh = KINDS[new.position].create(new)  # fixed: a function of grid and width
         assert fresh is not None
         state["pos_embed"] = fresh.detach()
         how = "computed"

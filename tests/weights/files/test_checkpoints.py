@@ -2,6 +2,7 @@
 
 import argparse
 import pickle
+import re
 import struct
 import zipfile
 from collections import OrderedDict
@@ -186,5 +187,4 @@ def test_what_wrapped_the_model_is_taken_off_the_names(
     if note is None:
         assert weights.notes == ()
     else:
-        with pytest.raises(AssertionError, match=note):
-            raise AssertionError(" | ".join(weights.notes))
+        assert re.search(note, " | ".join(weights.notes))

@@ -81,7 +81,6 @@ _HARMLESS = {
     "omegaconf.nodes.AnyNode",
     "typing.Any",
 }
-_PYTHON_2 = {"__builtin__": "builtins", "copy_reg": "copyreg"}
 
 
 @dataclass(frozen=True, slots=True)

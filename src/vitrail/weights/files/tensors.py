@@ -8,8 +8,8 @@ import hashlib
 import io
 import os
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol, cast
@@ -40,8 +40,8 @@ class Weights:
     _files: tuple[File, ...] = field(repr=False)
     _recorded: Mapping[str, str] = field(repr=False)
 
-    def read(self) -> "dict[str, torch.Tensor]":
-        """Every tensor, row after row in memory of its own: floating ones as float32, others as they are.
+    def read(self, names: Collection[str] | None = None) -> "dict[str, torch.Tensor]":
+        """The tensors of these names, or all, in memory of their own: floating ones as float32, others as they are.
 
         Raises:
             UserError: a file has another digest than the one recorded, was replaced since it was opened, or cannot be
@@ -52,12 +52,14 @@ class Weights:
             try:
                 with file.path.open("rb", buffering=0) as raw:
                     _refuse_another(file, os.fstat(raw.fileno()))
-                    part = _READ[self.container](file, raw, self._recorded.get(file.path.name))
+                    digest = self._recorded.get(file.path.name)  # of the whole file, which is then read as a whole
+                    wanted = [t for t in file.tensors if digest or names is None or t.name in names]
+                    part = _READ[self.container](replace(file, tensors=wanted), raw, digest)
             except UNREADABLE as error:
                 raise UserError(f"{shown(file.path)} cannot be read: {shown(error) or 'it ends too early'}") from None
             check_finite(part, shown(file.path))
             tensors |= part
-        return {name: tensors[name] for name in self.shapes}
+        return {name: tensors[name] for name in self.shapes if name in tensors}
 
 
 def open_weights(paths: Sequence[Path], *, recorded: Mapping[str, str] = MappingProxyType({})) -> Weights:
@@ -96,11 +98,13 @@ def _read_safetensors(file: File, raw: io.FileIO, digest: str | None) -> "dict[s
     """Header and tensors cover the file without a gap, so that reading it from end to end reads them in turn."""
     hashed = hashlib.sha256()
     fill = _fill(raw, hashed.update if digest else None)
-    begin = min((tensor.offset for tensor in file.tensors), default=0)
+    tensors: dict[str, torch.Tensor] = {}
     if digest:
-        fill(memoryview(bytearray(begin)))
-    raw.seek(begin)
-    tensors = {tensor.name: read(tensor, fill) for tensor in file.tensors}
+        fill(memoryview(bytearray(min((tensor.offset for tensor in file.tensors), default=0))))
+    for tensor in file.tensors:
+        if not digest:  # some may be left out
+            raw.seek(tensor.offset)
+        tensors[tensor.name] = read(tensor, fill)
     if digest:
         _refuse_damaged(file.path, hashed.hexdigest(), digest)
     return tensors

@@ -5,8 +5,10 @@ Reading a configuration imports neither torch nor the origin's own library, so t
 
 from functools import cache
 from importlib import import_module
+from itertools import islice
 
 from vitrail.errors import UserError, did_you_mean
+from vitrail.weights.files.untrusted import shown
 from vitrail.weights.formats.format import Format
 from vitrail.weights.found import Found
 
@@ -38,11 +40,12 @@ def recognise(found: Found) -> Format:
             return known
     if found.config:
         kind = found.config.get("model_type")
-        what = f"model_type {kind!r}" if kind else f"keys {', '.join(list(found.config)[:6])}"
+        keys = ", ".join(shown(key, 60) for key in islice(found.config, 6))
+        what = f"model_type {shown(repr(kind), 100)}" if kind else f"keys {keys}"
         raise UserError(f"{found.document} is not a configuration that opens here ({what}): {_known()}")
     if found.path.is_dir():
         raise UserError(f"{found.document} is not a configuration that opens here (keys none): {_known()}")
-    names = ", ".join(list(found.shapes)[:3])
+    names = ", ".join(shown(name, 100) for name in islice(found.shapes, 3))
     raise UserError(f"{found.path}: names such as {names} are not those of a model that opens here: {_known()}")
 
 

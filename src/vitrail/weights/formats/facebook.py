@@ -5,26 +5,30 @@ A file of timm's names without its ``config.json`` is read here too: DINO, MAE a
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from vitrail.data.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from vitrail.model.config import ViTConfig
 from vitrail.weights.formats import facebook_names as names
 from vitrail.weights.formats.facebook_names import PATCHES, block_name, is_dinov3, read_config
 from vitrail.weights.formats.facebook_writing import WRITTEN
 from vitrail.weights.formats.format import Format, ModelConfig, Shapes
+from vitrail.weights.formats.pixels import CLIP_MEAN, CLIP_STD
 from vitrail.weights.formats.shapes import contract, heads_note, usual_image_note
 from vitrail.weights.found import Found
 from vitrail.weights.names import Entry
 
-if TYPE_CHECKING:
-    from vitrail.data.preprocess import Preprocess
-
-_IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+_IMAGENET = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
 _HALF = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
-_CLIP = {"mean": (0.48145466, 0.4578275, 0.40821073), "std": (0.26862954, 0.26130258, 0.27577711)}
+_CLIP = {"mean": CLIP_MEAN, "std": CLIP_STD}
 _CROP = {**_IMAGENET, "crop_fraction": 0.875, "interpolation": "bicubic"}
 _CROP_WORDS = "ImageNet's mean and deviation, bicubic, the crop of 224 from 256"
 _OTHERS = "timm's AugReg weights of the same names want mean and deviation 0.5 (--mean 0.5 --std 0.5)"
+_LARGE = (518, 518)  # of the table of positions of DINOv2
+_OFFSET = (
+    "its positions of 518x518 are interpolated to the sides of 224x224; DINOv2's own code adds 0.1 to the sides before "
+    "it divides, and so its answers there differ a little"
+)
 
 _EXCUSES = {
     "mask_token": "it stands for masked patches in pre-training",
@@ -94,10 +98,7 @@ _KINDS = (
     ),
     _Kind(
         "timm tensors",
-        lambda found: (
-            _has("reg_token", "attn_pool.latent", "norm_pre.weight", "blocks.0.attn.q_norm.weight")(found)
-            or any(name.startswith("patch_embed.backbone.") for name in found.shapes)
-        ),
+        lambda found: names.is_timm(found.shapes),
         {**_HALF, "crop_fraction": 0.9, "interpolation": "bicubic"},
         "taken for a model of timm without its config.json; pixels as most of timm's have them (bicubic, the crop of 0.9), "
         "with CLIP's mean and deviation behind a norm before the blocks, 0.5 elsewhere",
@@ -148,11 +149,11 @@ def _recognised(found: Found) -> _Kind | None:
 
 
 def _format(kind: _Kind) -> Format:
-    def read_preprocess(found: Found, config: ModelConfig) -> "Preprocess | None":
+    def read_preprocess(found: Found, config: ModelConfig) -> Preprocess | None:
         pixels = dict(kind.pixels)
         if isinstance(config, ViTConfig) and config.pre_norm:
             pixels |= _CLIP
-        if kind.evaluated and config.image_size == (518, 518):
+        if kind.evaluated and config.image_size == _LARGE:
             pixels["image_size"] = kind.evaluated
         return contract(config, **pixels)
 
@@ -160,7 +161,13 @@ def _format(kind: _Kind) -> Format:
         config = read_config(found)
         told = names.PERIODS in found.shapes
         computed = (usual_image_note(config),) if "pos_embed" not in found.shapes else ()
-        return (*(() if told else (heads_note(config),)), *computed, kind.taken)
+        stretched = kind.evaluated and config.image_size == _LARGE and not config.registers
+        return (
+            *(() if told else (heads_note(config),)),
+            *computed,
+            kind.taken,
+            *((_OFFSET,) if stretched else ()),
+        )
 
     return Format(
         kind.name,

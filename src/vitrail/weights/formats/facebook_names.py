@@ -4,13 +4,14 @@ The names of DINO, MAE and DeiT are timm's own; DINOv2, DINOv3 and DeiT III have
 """
 
 import re
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from typing import Any
 
 from vitrail.errors import UserError
 from vitrail.model.config import ViTConfig
-from vitrail.model.resnet_config import backbone_stride
+from vitrail.model.resnet_config import MAX_STAGES, backbone_stride
 from vitrail.weights.formats.format import ModelConfig, Shapes
+from vitrail.weights.formats.layouts import without_register_rows
 from vitrail.weights.formats.shapes import (
     count,
     grid_side,
@@ -21,10 +22,7 @@ from vitrail.weights.formats.shapes import (
     usual_image,
 )
 from vitrail.weights.found import Found
-from vitrail.weights.names import Entry, Layout, Shape, entry, joined
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from vitrail.weights.names import Entry, Layout, entry, joined
 
 PATCHES, PERIODS, ROTARY_BASE = "patch_embed.proj.weight", "rope_embed.periods", 100.0
 _POSITIONS, _BACKBONE = "pos_embed", "patch_embed.backbone."
@@ -101,7 +99,7 @@ def dinov2_entries(config: ModelConfig, theirs: Shapes, ours: Shapes) -> Iterabl
     yield entry("mask_token", "mask_token")  # there is one when it is written
     yield entry("reg_token", "register_tokens")
     if config.registers and "register_tokens" in (theirs or ("register_tokens",)):
-        yield entry("pos_embed", _POSITIONS, layout=_without_registers(config.registers))
+        yield entry("pos_embed", _POSITIONS, layout=without_register_rows(config.registers))
     for i in range(config.depth):
         block = block_name(theirs, i)
         for part in ("weight", "bias") if config.gated_mlp else ():
@@ -139,7 +137,7 @@ def _stem(found: Found) -> dict[str, Any]:
     if not any(name.startswith(_BACKBONE) for name in shapes):
         return {"patch_size": patch, "channels": channels, **bias}
     staged = any(re.match(_STAGE, name) for name in shapes)
-    stages = count(found, rf"{_STAGE}(\d+)[.]") if staged else 0
+    stages = min(count(found, rf"{_STAGE}(\d+)[.]"), MAX_STAGES + 1) if staged else 0  # one more is refused
     layers = tuple(count(found, rf"{_STAGE}{i}[.]blocks[.](\d+)[.]") for i in range(stages))
     root = f"{_BACKBONE}stem.conv.weight" if staged else f"{_BACKBONE}conv.weight"
     return {
@@ -149,6 +147,12 @@ def _stem(found: Found) -> dict[str, Any]:
         "channels": shape_of(found, root, 4)[1],
         **bias,
     }
+
+
+def is_timm(shapes: Shapes) -> bool:
+    """Whether there is a part that Facebook's models have not, and timm's have."""
+    parts = {"reg_token", "attn_pool.latent", "norm_pre.weight", "blocks.0.attn.q_norm.weight"}
+    return bool(parts & shapes.keys()) or any(name.startswith("patch_embed.backbone.") for name in shapes)
 
 
 def _positions(found: Found, registers: int, patch: int, scaled: bool) -> dict[str, Any]:
@@ -169,8 +173,8 @@ def _positions(found: Found, registers: int, patch: int, scaled: bool) -> dict[s
     return {
         "image_size": square_image(found, _POSITIONS, rows, prefix, patch),
         "prefix_positions": prefix > 0 or tokens + registers == 0,
-        # Registers came with antialiased interpolation (Darcet et al., 2024).
-        "position_interpolation": "bicubic_antialias" if registers else "bicubic",
+        # Registers came with antialiased interpolation (Darcet et al., 2024); timm's way is that in any case.
+        "position_interpolation": "bicubic_antialias" if registers or is_timm(found.shapes) else "bicubic",
     }
 
 
@@ -190,23 +194,6 @@ def _mlp(found: Found, block: str) -> tuple[int, bool]:
     rows = shape_of(found, f"{block}mlp.fc1.weight", 2)[0]
     hidden = shape_of(found, f"{block}mlp.fc2.weight", 2)[1]
     return hidden, rows == 2 * hidden
-
-
-def _without_registers(registers: int) -> Layout:
-    """A table without rows for the registers: in ours they are zero, after the class token's."""
-
-    def to_ours(tensors: Sequence["Tensor"], shape: Shape) -> "Tensor":
-        import torch
-
-        table = tensors[0]
-        return torch.cat([table[:, :1], table.new_zeros(1, registers, table.shape[2]), table[:, 1:]], dim=1)
-
-    def to_theirs(table: "Tensor") -> list["Tensor"]:
-        import torch
-
-        return [torch.cat([table[:, :1], table[:, 1 + registers :]], dim=1)]
-
-    return Layout(to_ours, to_theirs)
 
 
 # A bias, and the mask of zeros and ones that it is multiplied with.

@@ -6,7 +6,7 @@ from typing import Any
 from vitrail.model.config import ViTConfig
 from vitrail.weights.formats.facebook_names import PERIODS, ROTARY_BASE
 from vitrail.weights.formats.format import ModelConfig
-from vitrail.weights.formats.shapes import differs, other_heads, with_prefix_rows
+from vitrail.weights.formats.layouts import differs, other_heads, with_prefix_rows
 from vitrail.weights.names import Tensors
 
 # What every model of Facebook's has.

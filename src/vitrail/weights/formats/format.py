@@ -32,7 +32,7 @@ def _no_notes(found: Found) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Format:
-    """One way of describing and naming. The functions that read import no torch before they are called for pixels."""
+    """One way of describing and naming. The functions that read import no torch."""
 
     name: str
     """Of the format, such as ``transformers dinov2``; it is said when a model opens."""

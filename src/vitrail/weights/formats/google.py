@@ -4,20 +4,20 @@ A Vision Transformer is written in vision_transformer's names where that code ha
 for what it alone has: attention pooling, sin-cos positions, and positions that leave the class token out.
 """
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from vitrail.errors import UserError
 from vitrail.model.config import ViTConfig
-from vitrail.model.resnet_config import ROOT_WIDTH, backbone_stride
+from vitrail.model.resnet_config import MAX_STAGES, ROOT_WIDTH, backbone_stride
 from vitrail.weights.formats import google_resnet
 from vitrail.weights.formats.format import Format, ModelConfig
 from vitrail.weights.formats.google_names import VISION_TRANSFORMER, Names, big_vision_entries, names_of, plain_entries
+from vitrail.weights.formats.layouts import differs, other_heads
 from vitrail.weights.formats.shapes import (
     contract,
     count,
-    differs,
     grid_side,
-    other_heads,
     shape_of,
     square_image,
     square_patch,
@@ -78,7 +78,7 @@ def read_config(found: Found) -> ViTConfig:
         **_positions(found, names, stem["patch_size"]),
         classes=_outputs(found, f"{root}head") or 0,
         width=width,
-        depth=query[0] if names.stacked else count(found, rf"{root}Transformer/encoderblock_(\d+)/"),
+        depth=query[0] if names.stacked else count(found, rf"{re.escape(root)}Transformer/encoderblock_(\d+)/"),
         heads=heads,
         head_width=None if heads * head_width == width else head_width,
         mlp_width=shape_of(found, f"{names.block(0)}MlpBlock_{names.mlp}/Dense_0/kernel", 2 + leading)[-1],
@@ -151,8 +151,9 @@ def _stem(found: Found, root: str) -> dict[str, Any]:
             f"{found.path}: a hybrid of {root_width} channels after conv_root; those of {ROOT_WIDTH} open here"
         )
     staged = any(other.startswith(f"{root}block1/") for other in found.shapes)
-    stages = count(found, rf"{root}block(\d+)/unit", 1) if staged else 0
-    layers = tuple(count(found, rf"{root}block{stage + 1}/unit(\d+)/", 1) for stage in range(stages))
+    begin = rf"{re.escape(root)}block"
+    stages = min(count(found, rf"{begin}(\d+)/unit", 1), MAX_STAGES + 1) if staged else 0  # one more is refused
+    layers = tuple(count(found, rf"{begin}{stage + 1}/unit(\d+)/", 1) for stage in range(stages))
     stem = {"stem": "hybrid", "stem_layers": layers}
     return {"patch_size": patch * backbone_stride(layers), "channels": channels, **stem}
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from vitrail.model.config import ViTConfig
 from vitrail.weights.formats.format import ModelConfig, Shapes
-from vitrail.weights.formats.shapes import HWIO, computed_positions
+from vitrail.weights.formats.layouts import HWIO, computed_positions
 from vitrail.weights.names import SAME, TRANSPOSED, Entry, Layout, Shape, entry, reshaped
 
 if TYPE_CHECKING:

@@ -4,9 +4,10 @@ from collections.abc import Iterable
 from typing import Any
 
 from vitrail.errors import UserError
-from vitrail.model.resnet_config import ROOT_WIDTH, ResNetConfig
+from vitrail.model.resnet_config import MAX_STAGES, ROOT_WIDTH, ResNetConfig
 from vitrail.weights.formats.format import ModelConfig, Shapes
-from vitrail.weights.formats.shapes import HWIO, count, shape_of
+from vitrail.weights.formats.layouts import HWIO
+from vitrail.weights.formats.shapes import count, shape_of
 from vitrail.weights.found import Found
 from vitrail.weights.names import Entry, entry
 
@@ -30,7 +31,7 @@ def read_config(found: Found) -> ResNetConfig:
         raise UserError(
             f"{found.path}: {_FIRST} is not a 7x7 kernel to a multiple of {ROOT_WIDTH} channels: no BiT model"
         )
-    stages = count(found, rf"{_ROOT}block(\d+)/", 1)
+    stages = min(count(found, rf"{_ROOT}block(\d+)/", 1), MAX_STAGES + 1)  # one more is refused
     return ResNetConfig(
         channels=channels,
         classes=shape_of(found, f"{_HEAD}/kernel", 4)[3] if f"{_HEAD}/kernel" in found.shapes else 0,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from vitrail.errors import UserError
 from vitrail.model.config import ViTConfig
 from vitrail.model.resnet_config import ResNetConfig
+from vitrail.weights.files.untrusted import shown
 from vitrail.weights.formats.format import Format, ModelConfig, Shapes
 from vitrail.weights.found import Found
 from vitrail.weights.names import Entry, entry
@@ -48,7 +49,7 @@ def read_config(found: Found) -> ModelConfig:
         raise UserError(f"{found.document}: its key {KEY!r} lacks format or config: save the model again")
     kind = ours.get("kind", "vit")
     if kind not in _KINDS:
-        raise UserError(f"{found.document}: a model of kind {kind!r} is unknown to this vitrail: upgrade it")
+        raise UserError(f"{found.document}: a model of kind {shown(repr(kind))} is unknown to this vitrail: upgrade it")
     return _KINDS[kind].from_dict(ours["config"])
 
 

@@ -7,25 +7,23 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+from vitrail.data.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from vitrail.errors import UserError
-
-if TYPE_CHECKING:
-    from vitrail.data.preprocess import Preprocess
+from vitrail.weights.files.untrusted import shown
 
 Json = Mapping[str, Any]
 
 _HALF = (0.5, 0.5, 0.5)
-_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-_CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 _TIMM_MODES = {"center": "crop", "squash": "squash", "border": "pad"}
 # Pillow's numbers, as transformers writes them
 _RESAMPLE = {2: "bilinear", 3: "bicubic"}
 _ALL = {"do_resize": True, "do_center_crop": False, "do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True}
 _SQUARE = {"size": {"height": 224, "width": 224}, "resample": 3, "image_mean": _HALF, "image_std": _HALF}
-_CLIP_PIXELS = {"resample": 3, "image_mean": _CLIP_MEAN, "image_std": _CLIP_STD}
+_CLIP_PIXELS = {"resample": 3, "image_mean": CLIP_MEAN, "image_std": CLIP_STD}
 _CLIP = {**_ALL, **_CLIP_PIXELS, "default_to_square": False, "size": 224, "do_center_crop": True, "crop_size": 224}
 # transformers' image processors, without the end of their names -> the values that they take where a file has none
 _PROCESSORS: dict[str, dict[str, Any]] = {
@@ -34,7 +32,7 @@ _PROCESSORS: dict[str, dict[str, Any]] = {
     "Bit": _CLIP,
     "CLIP": _CLIP,
     "Siglip": {**_ALL, **_SQUARE, "default_to_square": False},
-    "DINOv3ViT": {**_ALL, **_SQUARE, "resample": 2, "image_mean": _IMAGENET_MEAN, "image_std": _IMAGENET_STD},
+    "DINOv3ViT": {**_ALL, **_SQUARE, "resample": 2, "image_mean": IMAGENET_MEAN, "image_std": IMAGENET_STD},
 }
 # what a contract needs -> the processors that do it, also in transformers 4; the first where the model's own does not
 _CAN = {
@@ -43,9 +41,15 @@ _CAN = {
     "squash": ("ViT", "DeiT", "Bit", "CLIP", "Siglip", "DINOv3ViT"),
 }
 _UNROUNDED = "DINOv3ViT"  # it resizes fractions and rounds nothing: bicubic's values below 0 and above 1 stay
+_LARGEST = 10**6  # pixels of a side: what is more is no image
 
 
-def from_timm(cfg: Json, image_size: tuple[int, int], channels: int) -> "Preprocess":
+def averaged(values: Sequence[float], channels: int) -> tuple[float, ...]:
+    """One value a channel; a model whose channels were changed keeps its average colour."""
+    return tuple(values) if len(values) == channels else (sum(values) / len(values),) * channels
+
+
+def from_timm(cfg: Json, image_size: tuple[int, int], channels: int) -> Preprocess:
     """The contract of timm's evaluation transform.
 
     Args:
@@ -58,9 +62,10 @@ def from_timm(cfg: Json, image_size: tuple[int, int], channels: int) -> "Preproc
     """
     mode, interpolation = cfg.get("crop_mode") or "center", cfg.get("interpolation") or "bicubic"
     if mode not in tuple(_TIMM_MODES):
-        raise UserError(f"timm's crop_mode = {mode!r} has no equal here: {', '.join(_TIMM_MODES)} have")
+        raise UserError(f"timm's crop_mode = {shown(repr(mode))} has no equal here: {', '.join(_TIMM_MODES)} have")
     if interpolation not in _RESAMPLE.values():
-        raise UserError(f"timm's interpolation = {interpolation!r} has no equal here: bicubic and bilinear have")
+        given = shown(repr(interpolation))
+        raise UserError(f"timm's interpolation = {given} has no equal here: bicubic and bilinear have")
     return _contract(
         "timm's",
         image_size=image_size,
@@ -68,12 +73,12 @@ def from_timm(cfg: Json, image_size: tuple[int, int], channels: int) -> "Preproc
         mode=_TIMM_MODES[mode],
         crop_fraction=_number("timm's", cfg, "crop_pct") if cfg.get("crop_pct") else 0.875,
         interpolation=interpolation,
-        mean=_per_channel("timm's mean", cfg.get("mean") or _IMAGENET_MEAN, channels),
-        std=_per_channel("timm's std", cfg.get("std") or _IMAGENET_STD, channels),
+        mean=_per_channel("timm's mean", cfg.get("mean") or IMAGENET_MEAN, channels),
+        std=_per_channel("timm's std", cfg.get("std") or IMAGENET_STD, channels),
     )
 
 
-def to_timm(preprocess: "Preprocess") -> dict[str, Any]:
+def to_timm(preprocess: Preprocess) -> dict[str, Any]:
     """The keys of timm's ``pretrained_cfg`` that describe pixels; see `off_centre` for what it cannot say."""
     return {
         "input_size": [preprocess.channels, *preprocess.image_size],
@@ -85,7 +90,7 @@ def to_timm(preprocess: "Preprocess") -> dict[str, Any]:
     }
 
 
-def from_processor(values: Json, channels: int, kind: str = "ViTImageProcessor") -> "Preprocess":
+def from_processor(values: Json, channels: int, kind: str = "ViTImageProcessor") -> Preprocess:
     """The contract of one of transformers' image processors. Its ``image_size`` is what the processor gives.
 
     Keys that the processor itself does not read, or that do not touch the pixels, are passed over.
@@ -122,7 +127,7 @@ def from_processor(values: Json, channels: int, kind: str = "ViTImageProcessor")
     return contract if _halfway(contract) else replace(contract, crop_rounding="even")
 
 
-def to_processor(preprocess: "Preprocess", kind: str) -> dict[str, Any]:
+def to_processor(preprocess: Preprocess, kind: str) -> dict[str, Any]:
     """``preprocessor_config.json`` for transformers; see `off_centre` for what it cannot say.
 
     Args:
@@ -163,7 +168,7 @@ def to_processor(preprocess: "Preprocess", kind: str) -> dict[str, Any]:
     }
 
 
-def off_centre(preprocess: "Preprocess", library: Literal["timm", "transformers"]) -> str | None:
+def off_centre(preprocess: Preprocess, library: Literal["timm", "transformers"]) -> str | None:
     """What `to_timm` or `to_processor` cannot say of where the crop begins, in a sentence; None where nothing is lost."""
     own = {"timm": "even", "transformers": "down"}[library]
     if preprocess.crop_rounding == own or not _halfway(preprocess):
@@ -174,7 +179,7 @@ def off_centre(preprocess: "Preprocess", library: Literal["timm", "transformers"
     )
 
 
-def _halfway(preprocess: "Preprocess") -> bool:
+def _halfway(preprocess: Preprocess) -> bool:
     """Whether the two roundings of the crop's begin can differ: halfway after an odd pixel."""
     if preprocess.mode == "crop" or (preprocess.mode == "pad" and preprocess.crop_fraction < 1):
         return True  # at some aspect ratios
@@ -187,7 +192,7 @@ def _processor(name: str) -> str:
     found = re.fullmatch(r"(\w+?)(?:ImageProcessor|FeatureExtractor)(?:Fast|Pil)?", name)
     if found is None or found[1] not in _PROCESSORS:
         known = ", ".join(f"{known}ImageProcessor" for known in _PROCESSORS)
-        raise UserError(f"transformers' image_processor_type = {name!r} has no equal here: {known} have")
+        raise UserError(f"transformers' image_processor_type = {shown(repr(name))} has no equal here: {known} have")
     return found[1]
 
 
@@ -213,7 +218,7 @@ def _sizes(values: Json) -> tuple[str, tuple[int, int], tuple[int, int]]:
     if not values["do_center_crop"]:
         if not square:
             why = "with size.shortest_edge, and so images of different shapes, it has no equal here: set it to true"
-            raise UserError(f"transformers' do_center_crop = {values['do_center_crop']!r}: {why}")
+            raise UserError(f"transformers' do_center_crop = {shown(repr(values['do_center_crop']))}: {why}")
         return "squash", resized, resized
     if values.get("crop_size") is None:
         raise UserError("transformers' crop_size is missing, and do_center_crop is true: set it")
@@ -240,7 +245,7 @@ def _size(values: Json, key: str, default_to_square: bool) -> tuple[tuple[int, i
         sides, both = (size["shortest_edge"],) * 2, False
     elif isinstance(size, list | tuple) and len(size) == 2:
         sides = size
-    if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
+    if len(sides) != 2 or not all(isinstance(side, int) and 0 < side < _LARGEST for side in sides):
         raise _no_equal(key, size, "a number of pixels, height and width, or shortest_edge have")
     return (sides[0], sides[1]), both
 
@@ -268,27 +273,25 @@ def _normalisation(values: Json, channels: int) -> tuple[tuple[float, ...], tupl
 
 
 def _per_channel(what: str, values: Any, channels: int) -> tuple[float, ...]:
-    """One value a channel; a model whose channels were changed keeps its average colour."""
+    """One value a channel, as a stranger gives them."""
     try:
-        numbers = [float(value) for value in (values if isinstance(values, list | tuple) else [values])]
-        return tuple(numbers) if len(numbers) == channels else (sum(numbers) / len(numbers),) * channels
-    except (TypeError, ValueError, ZeroDivisionError):
-        raise UserError(f"{what} = {values!r} is not one number a channel: set it") from None
+        given = values if isinstance(values, list | tuple) else [values]
+        return averaged([float(value) for value in given], channels)
+    except (TypeError, ValueError, OverflowError, ZeroDivisionError):
+        raise UserError(f"{what} = {shown(repr(values))} is not one number a channel: set it") from None
 
 
 def _number(whose: str, values: Json, key: str) -> float:
     try:
         number = float(values[key])
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not 0 < number < math.inf:
-        raise UserError(f"{whose} {key} = {values[key]!r} is not a number above 0: set it")
+        raise UserError(f"{whose} {key} = {shown(repr(values[key]))} is not a number above 0: set it")
     return number
 
 
-def _contract(whose: str, **fields: Any) -> "Preprocess":
-    from vitrail.data.preprocess import Preprocess
-
+def _contract(whose: str, **fields: Any) -> Preprocess:
     try:
         return Preprocess(**fields)
     except UserError as error:
@@ -296,4 +299,4 @@ def _contract(whose: str, **fields: Any) -> "Preprocess":
 
 
 def _no_equal(key: str, value: object, why: str) -> UserError:
-    return UserError(f"transformers' {key} = {value!r} has no equal here: {why}")
+    return UserError(f"transformers' {key} = {shown(repr(value))} has no equal here: {why}")

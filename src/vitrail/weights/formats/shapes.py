@@ -3,22 +3,19 @@
 Shapes: D width, C channels, p patch size, N rows of a table of positions.
 """
 
-import difflib
 import math
 import re
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from vitrail.errors import UserError
 from vitrail.model.config import ViTConfig
 from vitrail.model.fields import as_type
-from vitrail.weights.formats.format import ModelConfig
+from vitrail.weights.files.untrusted import shown
+from vitrail.weights.formats.pixels import averaged
 from vitrail.weights.found import Found
-from vitrail.weights.names import Layout, Shape, Tensors, reshaped
+from vitrail.weights.names import Shape, nearest, shape_text
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from vitrail.data.preprocess import Preprocess
 
 HEAD_WIDTH = 64  # of the published models, but for these:
@@ -26,22 +23,21 @@ HEAD_WIDTH = 64  # of the published models, but for these:
 # et al., 2023); 7B (DINOv3, 2025).
 _HEADS = {1152: 16, 1280: 16, 1408: 16, 1664: 16, 4096: 32}
 _SIDE = 224  # pixels, where the weights do not depend on the size
+_DIGITS = 6  # of the number of a layer; a longer one is a name of something else
+_LAYERS = 1000  # at most; the deepest model published has a tenth of them
 
 
 def shape_of(found: Found, name: str, axes: int) -> Shape:
     """The shape of a tensor that the model must have. Raises UserError where it is missing or has other axes."""
     shape = found.shapes.get(name)
     if shape is None:
-        near = difflib.get_close_matches(name, found.shapes, n=1, cutoff=0.8)
-        raise UserError(f"{found.path} has no tensor {name}" + (f"; the nearest is {near[0]}" if near else ""))
+        near = nearest(name, found.shapes)
+        raise UserError(
+            f"{found.path} has no tensor {shown(name)}" + (f"; the nearest is {shown(near)}" if near else "")
+        )
     if len(shape) != axes or not all(shape):
-        raise UserError(f"{found.path}: {name} has the shape {shape_text(shape)}, not one of {axes} axes")
+        raise UserError(f"{found.path}: {shown(name)} has the shape {shape_text(shape)}, not one of {axes} axes")
     return shape
-
-
-def shape_text(shape: Shape) -> str:
-    """As a person writes it."""
-    return "x".join(map(str, shape)) or "scalar"
 
 
 def count(found: Found, pattern: str, first: int = 0) -> int:
@@ -51,10 +47,14 @@ def count(found: Found, pattern: str, first: int = 0) -> int:
         UserError: none, or numbers left out.
     """
     begin = re.compile(pattern)
-    numbers = {int(match[1]) for match in map(begin.match, found.shapes) if match}
+    numbers = {int(match[1]) for match in map(begin.match, found.shapes) if match and len(match[1]) <= _DIGITS}
     missing = next((i for i in range(first, first + max(len(numbers), 1)) if i not in numbers), None)
+    if len(numbers) > _LAYERS:
+        raise UserError(
+            f"{found.path} has {len(numbers)} layers of names such as {shown(pattern)}: at most {_LAYERS} open here"
+        )
     if missing is not None:
-        raise UserError(f"{found.path} has no layer {missing} of names such as {pattern}: part of it is missing")
+        raise UserError(f"{found.path} has no layer {missing} of names such as {shown(pattern)}: part of it is missing")
     return len(numbers)
 
 
@@ -136,56 +136,5 @@ def contract(config: Any, **pixels: Any) -> "Preprocess | None":
     if config.channels not in (1, 3):
         return None
     for name in ("mean", "std"):
-        if len(pixels[name]) != config.channels:
-            pixels[name] = (sum(pixels[name]) / len(pixels[name]),) * config.channels
+        pixels[name] = averaged(pixels[name], config.channels)
     return Preprocess(**{"image_size": config.image_size, "channels": config.channels, **pixels})
-
-
-def differs(config: ViTConfig, allowed: Mapping[str, object]) -> str | None:
-    """The first field of a configuration that an origin lacks, in words: name -> the only value it may have."""
-    for name, value in allowed.items():
-        if getattr(config, name) != value:
-            return f"its {name} of {getattr(config, name)!r}, where there is only {value!r}"
-    return None
-
-
-def other_heads(config: ViTConfig) -> str | None:
-    """Words for heads that do not add up to the width, which most libraries lack."""
-    if config.attention_width != config.width:
-        return f"its heads, which add up to {config.attention_width} and not to the width {config.width}"
-    return None
-
-
-def with_prefix_rows(tensors: Tensors, config: ModelConfig) -> Tensors:
-    """Zero rows for class token and registers in a table of positions that leaves them out: the same model."""
-    import torch
-
-    assert isinstance(config, ViTConfig)
-    if config.prefix_positions or config.position not in ("learned", "sincos2d"):
-        return tensors
-    table = tensors["pos_embed"]
-    prefix = torch.zeros(1, config.prefix_tokens, config.width, dtype=table.dtype)
-    return {**tensors, "pos_embed": torch.cat([prefix, table], dim=1)}
-
-
-def computed_positions(config: ViTConfig) -> Layout:
-    """The fixed table of sines and cosines, which the origin computes and does not save."""
-    import torch
-
-    from vitrail.model.positions import KINDS
-
-    def compute() -> "Tensor":
-        table = KINDS["sincos2d"].create(config)
-        assert isinstance(table, torch.Tensor)
-        return table
-
-    def to_theirs(table: "Tensor") -> list["Tensor"]:
-        if not torch.allclose(table, compute(), rtol=0, atol=1e-5):
-            raise UserError("the model's sin-cos table is not the computed one, which that format has: choose another")
-        return []
-
-    return Layout(lambda tensors, shape: compute(), to_theirs)
-
-
-# A convolution's kernel: theirs (p, p, C, D), ours (D, C, p, p).
-HWIO = reshaped(lambda kernel: kernel.permute(3, 2, 0, 1).contiguous(), lambda kernel: kernel.permute(2, 3, 1, 0))

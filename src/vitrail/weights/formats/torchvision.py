@@ -1,31 +1,27 @@
 """torchvision's vit_b_16 and its siblings, both ways: one file, which the model's ``load_state_dict`` takes."""
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from vitrail.data.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from vitrail.errors import UserError
 from vitrail.model.config import ViTConfig
 from vitrail.weights.formats.format import Format, ModelConfig, Shapes
+from vitrail.weights.formats.layouts import differs, other_heads, with_prefix_rows
 from vitrail.weights.formats.shapes import (
     contract,
     count,
-    differs,
     heads_note,
-    other_heads,
     published_heads,
     shape_of,
     square_image,
     square_patch,
-    with_prefix_rows,
 )
 from vitrail.weights.found import Found
 from vitrail.weights.names import Entry, entry, module
 
-if TYPE_CHECKING:
-    from vitrail.data.preprocess import Preprocess
-
 _LAYERS = "encoder.layers.encoder_layer_"
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_COLOURS = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
 
 # What every VisionTransformer of torchvision has.
 _FIXED = {
@@ -87,6 +83,7 @@ def read_config(found: Found) -> ViTConfig:
         heads=published_heads(found, width),
         mlp_width=shape_of(found, f"{mlp[0]}.weight", 2)[0],
         representation=shape_of(found, "heads.pre_logits.weight", 2)[0] if representation else None,
+        position_interpolation="bicubic_corners",
         norm_eps=1e-6,
     )
 
@@ -112,13 +109,13 @@ def entries(config: ModelConfig, theirs: Shapes, ours: Shapes) -> Iterable[Entry
     yield from module("head", "heads.head")
 
 
-def read_preprocess(found: Found, config: ModelConfig) -> "Preprocess | None":
+def read_preprocess(found: Found, config: ModelConfig) -> Preprocess | None:
     """The pixel contract of the published weights that the shapes fit."""
     assert isinstance(config, ViTConfig)
     if _published(config)[0] == _V1:
         resized = _RESIZED.get((config.width, config.patch_size), 256)
-        return contract(config, crop_fraction=224 / resized, interpolation="bilinear", mean=_MEAN, std=_STD)
-    return contract(config, crop_fraction=1.0, interpolation="bicubic", mean=_MEAN, std=_STD)
+        return contract(config, crop_fraction=224 / resized, interpolation="bilinear", **_COLOURS)
+    return contract(config, crop_fraction=1.0, interpolation="bicubic", **_COLOURS)
 
 
 def notes(found: Found) -> tuple[str, ...]:

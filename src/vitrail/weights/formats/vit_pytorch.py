@@ -10,16 +10,14 @@ from vitrail.errors import UserError
 from vitrail.model.config import ViTConfig
 from vitrail.model.fields import as_type
 from vitrail.weights.formats.format import Format, ModelConfig
+from vitrail.weights.formats.layouts import differs, with_prefix_rows
 from vitrail.weights.formats.shapes import (
     HEAD_WIDTH,
     count,
-    differs,
     shape_of,
-    shape_text,
     square_image,
     usual_image,
     usual_image_note,
-    with_prefix_rows,
 )
 from vitrail.weights.formats.vit_pytorch_names import (
     BLOCK,
@@ -34,7 +32,7 @@ from vitrail.weights.formats.vit_pytorch_names import (
     vit_entries,
 )
 from vitrail.weights.found import Found
-from vitrail.weights.names import Tensors
+from vitrail.weights.names import Tensors, shape_text
 
 if TYPE_CHECKING:
     from vitrail.data.preprocess import Preprocess

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from vitrail.errors import UserError
 from vitrail.model.config import ViTConfig
 from vitrail.weights.formats.format import ModelConfig, Shapes
-from vitrail.weights.formats.shapes import computed_positions
+from vitrail.weights.formats.layouts import computed_positions
 from vitrail.weights.names import Entry, Layout, Shape, entry, module, reshaped, zeros
 
 if TYPE_CHECKING:

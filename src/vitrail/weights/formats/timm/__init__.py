@@ -23,6 +23,7 @@ _EXCUSES = {
     "attn_pool.*": "the head reads the class token or a mean",  # left in the towers of SigLIP that pool otherwise
     "rope.*": "rotary positions are computed",
 }
+_IMAGENETS = (1000, 11221, 11821, 21841, 21843)  # classes of ImageNet, its 12k and its 21k in their varieties
 
 
 def no_equal(config: ModelConfig) -> str | None:
@@ -77,12 +78,12 @@ def read_preprocess(found: Found, config: ModelConfig) -> "Preprocess | None":
 
     if config.channels not in (1, 3):
         return None
-    cfg = dict(folder.pretrained(found.config))
+    cfg, own = dict(folder.pretrained(found.config)), read_config(found).image_size
     whole, fraction = folder.image_size(found.config, folder.settings(found.config)), cfg.get("crop_pct") or 0.875
-    scaled = whole != config.image_size and whole[0] * config.image_size[1] == whole[1] * config.image_size[0]
-    if scaled and isinstance(fraction, int | float):
+    scaled = whole != own and whole[0] * own[1] == whole[1] * own[0]
+    if scaled and isinstance(fraction, int | float) and 0 < fraction <= 1:
         # images of the same scale, cut to what whole patches cover; a hair less, as sizes are rounded down
-        cfg["crop_pct"] = math.nextafter(fraction * config.image_size[0] / whole[0], 0)
+        cfg["crop_pct"] = math.nextafter(fraction * own[0] / whole[0], 0)
     return from_timm(cfg, config.image_size, config.channels)
 
 
@@ -90,6 +91,10 @@ def notes(found: Found) -> tuple[str, ...]:
     """What timm's model does and ours does in a slightly other way."""
     config, whole = read_config(found), folder.image_size(found.config, folder.settings(found.config))
     said = []
+    if config.classes in _IMAGENETS and not read_labels(found):
+        said.append(
+            "its config.json names no classes: outputs are numbered (timm keeps ImageNet's names in the library itself)"
+        )
     if config.image_size != whole:
         (height, width), (rows, columns) = whole, config.image_size
         said.append(

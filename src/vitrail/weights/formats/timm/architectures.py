@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from vitrail.errors import UserError
+from vitrail.weights.files.untrusted import shown
 
 Arguments = dict[str, Any]
 
@@ -50,6 +51,7 @@ _OTHER_SIZES: dict[str, tuple[int, int, int, float]] = {
     "7b": (4096, 40, 32, 2),
 }
 _SO400M_RATIO = 4304 / 1152  # that of TIPS and RADIO
+_LONGEST = 100  # characters of a name; no real one has half of them, and numbers in it stay short
 
 _GAP = {"class_token": False, "global_pool": "avg"}
 _GATED = {"mlp_layer": GATED, "act_layer": "silu"}
@@ -100,14 +102,15 @@ def arguments(architecture: str) -> Arguments:
     name = architecture.split(".")[0]  # what follows the dot says where the weights came from
     if name in _WHOLE:
         return {MODEL: VIT, **_WHOLE[name]()}
-    for pattern, read in _RULES.items():
+    rules = _RULES if len(name) <= _LONGEST else {}
+    for pattern, read in rules.items():
         match = re.fullmatch(pattern, name)
         found = read(match) if match is not None else None
         if found is not None:
             return {MODEL: VIT, **found, **_EXCEPTIONS.get(name, {})}
     raise UserError(
-        f"timm's architecture {architecture!r} is not one that opens here: vit_* (AugReg, CLIP, SigLIP, DINO, DINOv2, "
-        "DINOv3, hybrids vit_*_r50_*), deit_*, deit3_*, flexivit_* and resnetv2_*_bit do, "
+        f"timm's architecture {shown(repr(architecture))} is not one that opens here: vit_* (AugReg, CLIP, SigLIP, DINO, "
+        "DINOv2, DINOv3, hybrids vit_*_r50_*), deit_*, deit3_*, flexivit_* and resnetv2_*_bit do, "
         "unless with parallel blocks, RMSNorm or relative positions"
     )
 

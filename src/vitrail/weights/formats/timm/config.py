@@ -4,11 +4,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from vitrail.errors import UserError
+from vitrail.weights.files.untrusted import shown
 from vitrail.weights.formats.timm.architectures import Arguments, arguments
 
 Json = Mapping[str, Any]
 
 INPUT_SIZE = (3, 224, 224)  # where nothing is said
+_LARGEST = 10**9  # of any number that makes a model
 
 # arguments that change training, or nothing that a model answers
 WITHOUT_EFFECT = {
@@ -42,7 +44,8 @@ def refuse_without_equal(args: Json, read: Iterable[str], nothing_asked: Mapping
 
 def no_equal(key: str, value: object, why: str = "") -> UserError:
     """The error for an argument that ours lacks."""
-    return UserError(f"timm's model_args.{key} = {value!r} has no equal here" + (f": {why}" if why else ""))
+    said = f": {why}" if why else ""
+    return UserError(f"timm's model_args.{shown(key)} = {shown(repr(value))} has no equal here{said}")
 
 
 def classes(values: Json, args: Json) -> int:
@@ -63,7 +66,7 @@ def image_size(values: Json, args: Json) -> tuple[int, int]:
     """Height and width of the images."""
     size = args.get("img_size") or _input_size(values)[1:]
     sides = (size, size) if isinstance(size, int) else size
-    if not isinstance(sides, Sequence) or len(sides) != 2 or not all(isinstance(side, int) for side in sides):
+    if not isinstance(sides, Sequence) or len(sides) != 2 or not all(map(_is_size, sides)):
         raise no_equal("img_size", size, "one whole number or two have")
     return sides[0], sides[1]
 
@@ -79,18 +82,18 @@ def covered_size(values: Json, args: Json) -> tuple[int, int]:
 def square(args: Json, key: str) -> int:
     """The side of a patch."""
     size = args[key]
-    sides = {size} if isinstance(size, int) else set(size) if isinstance(size, list | tuple) else set()
-    if len(sides) != 1 or not all(isinstance(side, int) and side > 0 for side in sides):
+    sides = list(size) if isinstance(size, list | tuple) else [size]
+    if not sides or not all(_is_size(side) and side == sides[0] for side in sides):
         raise no_equal(key, size, "patches are square")
-    return sides.pop()
+    return int(sides[0])
 
 
 def hidden(args: Json) -> int:
     """Hidden width of the MLP, as timm rounds it: down."""
-    try:
-        return int(args["embed_dim"] * args["mlp_ratio"])
-    except (TypeError, ValueError, OverflowError):
-        raise no_equal("mlp_ratio", args["mlp_ratio"], "a number has") from None
+    for key in ("embed_dim", "mlp_ratio"):
+        if not _is_positive(args[key]):
+            raise no_equal(key, args[key], f"a number above 0 and below {_LARGEST:,} has")
+    return int(args["embed_dim"] * args["mlp_ratio"])
 
 
 def ratio(hidden_width: int, width: int) -> float:
@@ -112,12 +115,22 @@ def label_names(values: Json) -> tuple[str, ...]:
 def _input_size(values: Json) -> tuple[int, int, int]:
     size = pretrained(values).get("input_size") or INPUT_SIZE
     if not isinstance(size, list | tuple) or len(size) != 3 or not all(isinstance(side, int) for side in size):
-        raise UserError(f"timm's pretrained_cfg.input_size = {size!r} is not channels, height and width: set it")
+        raise UserError(
+            f"timm's pretrained_cfg.input_size = {shown(repr(size))} is not channels, height and width: set it"
+        )
     return size[0], size[1], size[2]
 
 
 def _mapping(values: Json, key: str) -> Json:
     found = values.get(key) or {}
     if not isinstance(found, Mapping):
-        raise UserError(f"timm's {key} = {found!r} is not a mapping of names to values: set it")
+        raise UserError(f"timm's {key} = {shown(repr(found))} is not a mapping of names to values: set it")
     return found
+
+
+def _is_positive(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < _LARGEST
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, int) and _is_positive(value)

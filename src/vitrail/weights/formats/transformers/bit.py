@@ -6,7 +6,7 @@ Its configuration names no image size; that of the pixel contract, else 224, sta
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from vitrail.model.resnet_config import ROOT_WIDTH, ResNetConfig, backbone_width
+from vitrail.model.resnet_config import MAX_STAGES, MAX_UNITS, ROOT_WIDTH, ResNetConfig, backbone_width
 from vitrail.weights.formats.format import Documents, Format, ModelConfig, Shapes
 from vitrail.weights.formats.transformers.config import (
     Keys,
@@ -60,11 +60,13 @@ def _recognises(found: Found) -> bool:
 def _read_config(found: Found) -> ResNetConfig:
     keys = _keys(found)
     keys.refuse(_NOTHING_ASKED)
-    layers, factor = tuple(keys["depths"]), keys.whole("embedding_size") // ROOT_WIDTH
+    layers, factor = keys.wholes("depths", MAX_STAGES), keys.whole("embedding_size") // ROOT_WIDTH
+    if max(layers) > MAX_UNITS:
+        raise keys.refusal("depths", f"at most {MAX_UNITS} units a stage have")
     if keys["embedding_size"] != ROOT_WIDTH * factor or factor < 1:
         raise keys.refusal("embedding_size", f"multiples of {ROOT_WIDTH} have")
     wanted = [backbone_width(layers[: stage + 1]) * factor for stage in range(len(layers))]
-    if list(keys["hidden_sizes"]) != wanted:
+    if keys["hidden_sizes"] != wanted:
         raise keys.refusal("hidden_sizes", f"{wanted} have")
     return ResNetConfig(
         image_size=_image_size(found.processor),

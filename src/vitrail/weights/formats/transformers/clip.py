@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from vitrail.model.config import ViTConfig
 from vitrail.weights.formats.format import Documents, Format, ModelConfig, Shapes
+from vitrail.weights.formats.pixels import CLIP_MEAN, CLIP_STD
 from vitrail.weights.formats.transformers.config import (
     ACTIVATIONS,
     Keys,
@@ -44,15 +45,14 @@ _DEFAULTS: Mapping[str, Any] = {
     "num_attention_heads": 12, "num_channels": 3, "image_size": 224, "patch_size": 32, "hidden_act": "quick_gelu",
     "layer_norm_eps": 1e-5,
 }  # fmt: skip
+_OLDER = ("vision_config_dict", "text_config_dict")
 _PROCESSOR = "CLIPImageProcessor"
-_PUBLISHED = Published(
-    "CLIP", (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711), mode="crop", crop_fraction=1.0
-)
+_PUBLISHED = Published("CLIP", CLIP_MEAN, CLIP_STD, mode="crop", crop_fraction=1.0)
 _VECTOR = reshaped(lambda tensor: tensor[None, None], lambda tensor: tensor[0, 0])  # (D,) and (1, 1, D)
 
 
 def _keys(found: Found) -> Keys:
-    return Keys(found.document, nested(found), _DEFAULTS)
+    return Keys(found.document, nested(found, _DEFAULTS), _DEFAULTS)
 
 
 def _class(found: Found) -> str:
@@ -88,7 +88,7 @@ def _entries(config: Any, theirs: Shapes, ours: Shapes) -> Iterable[Entry]:
     yield entry("pos_embed", f"{p}embeddings.position_embedding.weight", layout=UNBATCHED)
     yield entry("patch_embed.proj.weight", f"{p}embeddings.patch_embedding.weight")
     if config.final_norm == "none" and not theirs:
-        from vitrail.weights.formats.transformers.fit import beside
+        from vitrail.weights.formats.transformers.adapt import beside
 
         for part, value in (("weight", 1.0), ("bias", 0.0)):  # the classifier has this norm, and does not use it
             both = f"{p}pre_layrnorm.{part}", f"{p}post_layernorm.{part}"
@@ -117,7 +117,12 @@ def _notes(found: Found) -> tuple[str, ...]:
         _CLIP: ("of CLIP's two towers this is the one for images, its head the projection into the shared space",),
         _PROJECTED: ("its head is the projection into the space shared with texts: its outputs are no classes",),
     }
-    return said.get(named, ()) + cut_note(keys) + unknown_note(keys, ()) + assumed_note(found, _PUBLISHED)
+    return (
+        said.get(named, ())
+        + cut_note(keys)
+        + unknown_note(keys, _OLDER, found.config)
+        + assumed_note(found, _PUBLISHED)
+    )
 
 
 def _no_equal(config: Any) -> str | None:
@@ -146,9 +151,9 @@ def _no_equal(config: Any) -> str | None:
 
 
 def _before_writing(state: Tensors, config: Any) -> Tensors:
-    from vitrail.weights.formats.transformers import fit as fit
+    from vitrail.weights.formats.transformers import adapt
 
-    return fit.with_qkv_bias(fit.on_tokens(fit.full_positions(state, config), config), config)
+    return adapt.with_qkv_bias(adapt.on_tokens(adapt.full_positions(state, config), config), config)
 
 
 def _documents(config: Any, names: Sequence[str], preprocess: "Preprocess | None") -> Documents:

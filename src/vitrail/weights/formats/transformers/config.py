@@ -3,7 +3,6 @@
 Values of the wrong kind, and what has no equal here, are refused by their key.
 """
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,8 @@ from typing import Any
 
 from vitrail.errors import UserError
 from vitrail.model.config import ViTConfig
-from vitrail.weights.found import Found
+from vitrail.weights.files.untrusted import shown
+from vitrail.weights.found import CONFIG, Found
 
 Json = Mapping[str, Any]
 
@@ -57,6 +57,9 @@ _NOTHING_ASKED: Mapping[str, tuple[Any, ...]] = {
 }
 
 
+_LARGEST = 10**9  # of any number that makes a model
+_SAID = 10  # unknown keys that are named
+_AROUND_TOWERS = ("vision_config", "text_config", "projection_dim", "logit_scale_init_value")
 _ALWAYS: Mapping[str, tuple[Any, ...]] = {"stem": ("linear",), "patch_norm": (False,), "qk_norm": (False,)}
 
 
@@ -79,11 +82,19 @@ class Keys:
             raise self.refusal(key, "a whole number is needed")
         return int(value)
 
+    def wholes(self, key: str, most: int) -> tuple[int, ...]:
+        """A list of whole numbers above 0, at most so many."""
+        values = self[key]
+        listed = isinstance(values, list) and 1 <= len(values) <= most
+        if not listed or not all(type(value) is int and 0 < value < _LARGEST for value in values):
+            raise self.refusal(key, f"a list of 1 to {most} whole numbers is needed")
+        return tuple(values)
+
     def number(self, key: str) -> float:
         """Any number."""
         value = self[key]
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise self.refusal(key, "a number is needed")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < _LARGEST:
+            raise self.refusal(key, f"a number below {_LARGEST:,} is needed")
         return float(value)
 
     def flag(self, key: str) -> bool:
@@ -106,7 +117,7 @@ class Keys:
         both = list(value) if isinstance(value, list | tuple) else [value, value]
         if len(both) == 1:
             both *= 2
-        if len(both) != 2 or not all(isinstance(side, int) and side > 0 for side in both):
+        if len(both) != 2 or not all(isinstance(side, int) and 0 < side < _LARGEST for side in both):
             raise self.refusal(key, "a number of pixels, or height and width, are needed")
         return both[0], both[1]
 
@@ -140,26 +151,30 @@ class Keys:
 
     def refusal(self, key: str, why: str) -> UserError:
         """The error for a key."""
-        return UserError(f"{self.document}: {key} = {self[key]!r} has no equal here: {why}")
+        return UserError(f"{self.document}: {key} = {shown(repr(self[key]))} has no equal here: {why}")
 
-    def unknown(self, known: Iterable[str]) -> list[str]:
+    def unknown(self, known: Iterable[str], given: Json) -> list[str]:
         """Keys that neither a family nor every model has."""
         known = {*known, *self.defaults, *_WITHOUT_EFFECT, *_NOTHING_ASKED}
-        return [key for key in self.given if key not in known]
+        return [key for key in given if key not in known]
 
 
-def nested(found: Found, key: str = "vision_config") -> Json:
-    """The keys of one tower of a model that has several; those of the model itself where it has only one.
+def nested(found: Found, older_defaults: Json | None = None) -> Json:
+    """The keys of the tower for images of a model that has several; those of the model itself where it has only one.
 
-    Old files have a second version, under a name that ends in ``_dict``, which transformers prefers.
+    Args:
+        found: the model.
+        older_defaults: of a family whose old files have a second version of the tower, ``vision_config_dict``. As in
+            transformers it overrides the first, and so do its defaults for what it leaves out.
     """
-    tower, older = found.config.get(key), found.config.get(f"{key}_dict")
-    if tower is None and older is None and key not in found.config:
+    tower = found.config.get("vision_config")
+    older = found.config.get("vision_config_dict") if older_defaults is not None else None
+    if tower is None and older is None and "vision_config" not in found.config:
         return found.config
-    for name, value in ((key, tower), (f"{key}_dict", older)):
+    for name, value in (("vision_config", tower), ("vision_config_dict", older)):
         if not isinstance(value, Mapping | None):
-            raise UserError(f"{found.document}: {name} is no table of keys: {value!r}")
-    return {**(tower or {}), **(older or {})}
+            raise UserError(f"{found.document}: {name} is no table of keys: {shown(repr(value))}")
+    return {**(tower or {}), **({} if older is None else {**(older_defaults or {}), **older})}
 
 
 def vit_fields(keys: Keys) -> dict[str, Any]:
@@ -199,7 +214,8 @@ def architecture(found: Found, known: Sequence[str], default: str) -> str:
     if not named:
         return default
     if not isinstance(named, list) or len(named) != 1 or named[0] not in known:
-        raise UserError(f"{found.document}: architectures = {named!r} has no equal here: {', '.join(known)} have")
+        given = shown(repr(named))
+        raise UserError(f"{found.document}: architectures = {given} has no equal here: {', '.join(known)} have")
     return str(named[0])
 
 
@@ -271,12 +287,20 @@ def cut_note(keys: Keys) -> tuple[str, ...]:
     )
 
 
-def unknown_note(keys: Keys, known: Iterable[str]) -> tuple[str, ...]:
-    """Says which keys were passed over without being understood."""
-    unknown = keys.unknown(known)
+def unknown_note(keys: Keys, known: Iterable[str], whole: Json | None = None) -> tuple[str, ...]:
+    """Says which keys were passed over without being understood.
+
+    Args:
+        keys: of the model.
+        known: those of the family that are not read.
+        whole: the keys around those of a tower, where the model has several.
+    """
+    around = [] if whole is None else keys.unknown((*known, *_AROUND_TOWERS), whole)
+    unknown = list(dict.fromkeys([*keys.unknown(known, keys.given), *around]))
     if not unknown:
         return ()
-    return (f"unknown keys were passed over, as if they changed no answer: {', '.join(unknown)}",)
+    names = ", ".join(shown(key, 60) for key in unknown[:_SAID]) + (", ..." if len(unknown) > _SAID else "")
+    return (f"{CONFIG} has keys that are unknown here and passed over: {names}",)
 
 
 def _placeholders(count: int) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from vitrail.model.config import ViTConfig
 from vitrail.weights.formats.format import Documents, Format, ModelConfig, Shapes
+from vitrail.weights.formats.layouts import without_register_rows
 from vitrail.weights.formats.transformers.config import (
     ACTIVATIONS,
     Keys,
@@ -99,7 +100,7 @@ def _entries(kind: str, config: ViTConfig, theirs: Shapes, ours: Shapes) -> Iter
     )
     positions = SAME
     if kind == REGISTERS:
-        from vitrail.weights.formats.transformers.fit import beside, without_register_rows
+        from vitrail.weights.formats.transformers.adapt import beside
 
         positions = without_register_rows(config.registers)
         if not theirs:  # its class has a mask token whatever the configuration says
@@ -170,10 +171,10 @@ def _no_equal(kind: str, config: Any) -> str | None:
 
 
 def _before_writing(state: Tensors, config: Any) -> Tensors:
-    from vitrail.weights.formats.transformers import fit as fit
+    from vitrail.weights.formats.transformers import adapt
 
-    state = fit.fold_register_positions(fit.plain(state, config), config)
-    return fit.head_on_token_and_average(fit.unit_layer_scales(state, config), config)
+    state = adapt.fold_register_positions(adapt.plain(state, config), config)
+    return adapt.head_on_token_and_average(adapt.unit_layer_scales(state, config), config)
 
 
 def _documents(kind: str, config: ViTConfig, names: Sequence[str], preprocess: "Preprocess | None") -> Documents:

@@ -4,8 +4,9 @@ Queries, keys and values have a bias each or none; where one has none while othe
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from vitrail.data.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from vitrail.model.config import ViTConfig
 from vitrail.weights.formats.format import Documents, Format, ModelConfig, Shapes
 from vitrail.weights.formats.transformers.config import (
@@ -21,8 +22,6 @@ from vitrail.weights.formats.transformers.config import (
 )
 from vitrail.weights.formats.transformers.layers import DINOV3, DINOV3_GATED, LayerNames, layers
 from vitrail.weights.formats.transformers.pixels import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
     Published,
     assumed_note,
     pixel_documents,
@@ -30,9 +29,6 @@ from vitrail.weights.formats.transformers.pixels import (
 )
 from vitrail.weights.found import CONFIG, Found
 from vitrail.weights.names import Entry, Tensors, entry, module, zeros
-
-if TYPE_CHECKING:
-    from vitrail.data.preprocess import Preprocess
 
 _CLASSES = ("DINOv3ViTModel", "DINOv3ViTBackbone")
 _DEFAULTS: Mapping[str, Any] = {
@@ -74,7 +70,7 @@ def _read_config(found: Found) -> ViTConfig:
 
 
 def _entries(config: Any, theirs: Shapes, ours: Shapes) -> Iterable[Entry]:
-    from vitrail.weights.formats.transformers.fit import beside
+    from vitrail.weights.formats.transformers.adapt import beside
 
     class_token, mask_token, registers = (
         f"embeddings.{name}" for name in ("cls_token", "mask_token", "register_tokens")
@@ -97,7 +93,7 @@ def _entries(config: Any, theirs: Shapes, ours: Shapes) -> Iterable[Entry]:
 
 def _without_some_biases(spellings: Sequence[LayerNames], depth: int, theirs: Shapes) -> Iterable[Entry]:
     """Entries for a file in which no layer has some of the biases that all of ours have."""
-    from vitrail.weights.formats.transformers.fit import some_of_qkv
+    from vitrail.weights.formats.transformers.adapt import some_of_qkv
 
     endings = {
         name.partition(".attention.")[2] or name.rpartition(".mlp.")[2] for name in theirs if name.endswith("bias")
@@ -117,7 +113,7 @@ def _without_some_biases(spellings: Sequence[LayerNames], depth: int, theirs: Sh
                 yield entry(f"{block}.mlp.fc2.bias", layout=zeros("a bias in its MLP"))
 
 
-def _read_preprocess(found: Found, config: ModelConfig) -> "Preprocess | None":
+def _read_preprocess(found: Found, config: ModelConfig) -> Preprocess | None:
     return read_pixels(found, config, _PROCESSOR, _PUBLISHED)
 
 
@@ -142,12 +138,12 @@ def _no_equal(config: Any) -> str | None:
 
 
 def _before_writing(state: Tensors, config: Any) -> Tensors:
-    from vitrail.weights.formats.transformers import fit as fit
+    from vitrail.weights.formats.transformers import adapt
 
-    return fit.unit_layer_scales(fit.on_tokens(fit.with_patch_bias(state, config), config), config)
+    return adapt.unit_layer_scales(adapt.on_tokens(adapt.with_patch_bias(state, config), config), config)
 
 
-def _documents(config: Any, names: Sequence[str], preprocess: "Preprocess | None") -> Documents:
+def _documents(config: Any, names: Sequence[str], preprocess: Preprocess | None) -> Documents:
     values = {
         "architectures": [_CLASSES[0]],
         "model_type": "dinov3_vit",

@@ -3,13 +3,12 @@
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+from vitrail.data.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from vitrail.weights.formats.format import ModelConfig
+from vitrail.weights.formats.pixels import averaged, from_processor, to_processor
 from vitrail.weights.found import PROCESSOR, Found
-
-if TYPE_CHECKING:
-    from vitrail.data.preprocess import Preprocess
 
 
 @dataclass(frozen=True)
@@ -24,9 +23,6 @@ class Published:
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
 
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-
 def imagenet_crop(whose: str) -> Published:
     """Of those who evaluate with 224 pixels cut from photographs of 256."""
     return Published(whose, IMAGENET_MEAN, IMAGENET_STD, "crop", 0.875)
@@ -34,7 +30,7 @@ def imagenet_crop(whose: str) -> Published:
 
 def read_pixels(
     found: Found, config: ModelConfig, processor: str, published: Published | None = None
-) -> "Preprocess | None":
+) -> Preprocess | None:
     """The pixel contract; None where nobody knows it, or where the images are neither grey nor colour.
 
     Args:
@@ -43,9 +39,6 @@ def read_pixels(
         processor: the family's own class of image processors, where the file names none.
         published: what is assumed without a file.
     """
-    from vitrail.data.preprocess import Preprocess
-    from vitrail.weights.formats.pixels import from_processor
-
     if config.channels not in (1, 3):
         return None
     if found.processor:
@@ -58,12 +51,12 @@ def read_pixels(
         mode=published.mode,
         crop_fraction=published.crop_fraction,
         interpolation=published.interpolation,
-        mean=_per_channel(published.mean, config.channels),
-        std=_per_channel(published.std, config.channels),
+        mean=averaged(published.mean, config.channels),
+        std=averaged(published.std, config.channels),
     )
 
 
-def _whole_patches(preprocess: "Preprocess", config: ModelConfig) -> "Preprocess":
+def _whole_patches(preprocess: Preprocess, config: ModelConfig) -> Preprocess:
     """The middle of images that patches do not fill: what transformers leaves out is below and to the right."""
     patch = getattr(config, "patch_size", 1)
     size = preprocess.image_size
@@ -85,12 +78,6 @@ def assumed_note(found: Found, published: Published | None) -> tuple[str, ...]:
     )
 
 
-def pixel_documents(preprocess: "Preprocess | None", processor: str) -> dict[str, Any]:
+def pixel_documents(preprocess: Preprocess | None, processor: str) -> dict[str, Any]:
     """``preprocessor_config.json`` by its name; nothing where the contract is unknown."""
-    from vitrail.weights.formats.pixels import to_processor
-
     return {} if preprocess is None else {PROCESSOR: to_processor(preprocess, processor)}
-
-
-def _per_channel(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
-    return values if len(values) == channels else (sum(values) / len(values),) * channels

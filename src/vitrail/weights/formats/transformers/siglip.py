@@ -40,6 +40,11 @@ _DEFAULTS: Mapping[str, Any] = {
     "num_channels": 3, "image_size": 224, "patch_size": 16, "hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6,
     "vision_use_head": True,
 }  # fmt: skip
+_PREFIXES = ("vision_model.", "")
+_HEAD = (
+    "probe", "attention.in_proj_weight", "attention.in_proj_bias", "attention.out_proj.weight", "attention.out_proj.bias",
+    "layernorm.weight", "layernorm.bias", "mlp.fc1.weight", "mlp.fc1.bias", "mlp.fc2.weight", "mlp.fc2.bias",
+)  # fmt: skip
 _PROCESSOR = "SiglipImageProcessor"
 _PUBLISHED = Published("SigLIP", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), mode="squash", crop_fraction=1.0)
 
@@ -81,7 +86,7 @@ def _part(first: int, last: int) -> Layout:
 
 
 def _entries(config: Any, theirs: Shapes, ours: Shapes) -> Iterable[Entry]:
-    p = prefix_in(theirs, ("vision_model.", ""), "embeddings.patch_embedding.weight", "vision_model.")
+    p = prefix_in(theirs, _PREFIXES, "embeddings.patch_embedding.weight", "vision_model.")
     yield entry("pos_embed", f"{p}embeddings.position_embedding.weight", layout=UNBATCHED)
     yield from module("patch_embed.proj", f"{p}embeddings.patch_embedding")
     yield from layers(p, config.depth, CLIP)
@@ -110,7 +115,7 @@ def _read_labels(found: Found) -> tuple[str, ...]:
 def _notes(found: Found) -> tuple[str, ...]:
     keys = _keys(found)
     said = ("of SigLIP's two towers this is the one for images",) if _class(found) == _SIGLIP else ()
-    return said + cut_note(keys) + unknown_note(keys, ()) + assumed_note(found, _PUBLISHED)
+    return said + cut_note(keys) + unknown_note(keys, (), found.config) + assumed_note(found, _PUBLISHED)
 
 
 def _no_equal(config: Any) -> str | None:
@@ -142,7 +147,7 @@ def _no_equal(config: Any) -> str | None:
 def _before_writing(state: Tensors, config: Any) -> Tensors:
     import torch
 
-    from vitrail.weights.formats.transformers.fit import plain
+    from vitrail.weights.formats.transformers.adapt import plain
 
     state = dict(plain(state, config))
     if config.pool == "map":
@@ -183,7 +188,7 @@ FORMATS = (
             "logit_scale": "it scales similarities of images and texts",
             "logit_bias": "it shifts similarities of images and texts",
             "*embeddings.position_ids": "numbers from 0 up, in older files",
-            "*head.*": "the classifier averages the patches instead",
+            **{f"{p}head.{name}": "the patches are averaged instead" for p in _PREFIXES for name in _HEAD},
         },
         before_writing=_before_writing,
         no_equal=_no_equal,

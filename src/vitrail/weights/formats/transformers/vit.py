@@ -193,7 +193,7 @@ def _no_equal(kind: _Kind, config: Any) -> str | None:
 
 
 def _before_writing(state: Tensors, config: Any) -> Tensors:
-    from vitrail.weights.formats.transformers.fit import plain
+    from vitrail.weights.formats.transformers.adapt import plain
 
     return plain(state, config)
 

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vitrail.model.config import ViTConfig
+from vitrail.weights.formats.layouts import with_prefix_rows
 from vitrail.weights.names import Layout, Shape, Tensors
 
 
@@ -39,9 +40,7 @@ def full_positions(state: Tensors, config: ViTConfig) -> Tensors:
     """With a table of positions that has a row for every token: zeros for those that ours has none for."""
     if config.position == "none":
         return {**state, "pos_embed": torch.zeros(1, config.tokens, config.width)}
-    if config.prefix_positions or not config.prefix_tokens:
-        return state
-    return {**state, "pos_embed": F.pad(state["pos_embed"], (0, 0, config.prefix_tokens, 0))}
+    return with_prefix_rows(state, config)
 
 
 def fold_register_positions(state: Tensors, config: ViTConfig) -> Tensors:
@@ -69,18 +68,6 @@ def head_on_token_and_average(state: Tensors, config: ViTConfig) -> Tensors:
         return state
     sides = {"token": (0, config.width), "avg": (config.width, 0)}[config.pool]
     return {**state, "head.weight": F.pad(state["head.weight"], sides)}
-
-
-def without_register_rows(registers: int) -> Layout:
-    """A table of positions that has no rows for the registers, which come after the class token."""
-
-    def to_ours(tensors: Sequence[Tensor], shape: Shape) -> Tensor:
-        return torch.cat([tensors[0][:, :1], tensors[0].new_zeros(1, registers, shape[-1]), tensors[0][:, 1:]], dim=1)
-
-    def to_theirs(tensor: Tensor) -> list[Tensor]:
-        return [torch.cat([tensor[:, :1], tensor[:, 1 + registers :]], dim=1)]
-
-    return Layout(to_ours, to_theirs)
 
 
 def beside(*shapes: Shape, value: float = 0.0) -> Layout:
