@@ -98,6 +98,15 @@ def test_the_line_that_opens_it_over_there_is_true(run: Run, tmp_path: Path) -> 
         assert (theirs(images) - model(images)).abs().max() < 2e-5
 
 
+def test_a_head_that_reads_more_over_there_gives_the_same_logits(run: Run, tmp_path: Path) -> None:
+    """transformers' classifier for LayerScale reads the class token and the mean of the patches: half of it is zero."""
+    vitrail.save(make(layer_scale=0.1), tmp_path / "ours")
+    code, out, err = run("convert", tmp_path / "ours", "--to", "transformers", "--out", tmp_path / "theirs")
+    assert code == 0, err
+    assert "Dinov2ForImageClassification" in out
+    assert vitrail.load(tmp_path / "theirs").config.pool == "token_avg"
+
+
 def test_what_another_library_is_not_told_is_said(run: Run, tmp_path: Path) -> None:
     plain = make()
     vitrail.save(plain, tmp_path / "plain")

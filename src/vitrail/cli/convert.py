@@ -94,7 +94,8 @@ def _difference(one: "Model", other: "Model") -> tuple[float, float]:
     difference = scale = 0.0
     with torch.inference_mode():
         features = one.features(images), other.features(images)
-        pairs = [features]
+        # Where the other side's head reads the class token and the mean of the patches, its features are wider than ours.
+        pairs = [features] if features[0].shape == features[1].shape or not config.classes else []
         if config.classes:
             pairs.append((one.classify(features[0]), other.classify(features[1])))
     for ours, theirs in pairs:
