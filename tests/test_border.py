@@ -3,7 +3,6 @@
 import json
 import os
 import struct
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,26 +14,11 @@ from safetensors.torch import save_file
 
 import vitrail
 from stripes import write_images
-from vitrail.cli import main
 from vitrail.model import ViT, ViTConfig
 
 Run = Callable[..., tuple[int, str, str]]
 
 SIZES: dict[str, Any] = {"image_size": (28, 28), "patch_size": 14, "width": 64, "depth": 2, "heads": 1, "mlp_width": 96}
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """A command run as from a shell: its exit code, standard output and standard error."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["vitrail", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            main()
-        out, err = capsys.readouterr()
-        return int(end.value.code or 0), out, err
-
-    return run
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +11,6 @@ from safetensors.torch import load_file
 
 import vitrail
 from vitrail.cli import convert as command
-from vitrail.cli import main
 from vitrail.data.preprocess import Preprocess
 from vitrail.errors import Failure
 from vitrail.model import ResNetConfig, ViT, ViTConfig
@@ -28,21 +26,6 @@ CHOICES = {
     "vit-pytorch": {"patch_norm": True, "qkv_bias": False, "norm_eps": 1e-5, "heads": 2, "head_width": 64},
     "google": {"activation": "gelu_tanh"},
 }
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """A function from arguments to exit code, standard output and standard error."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["vitrail", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, err = capsys.readouterr()
-        return int(ended.value.code or 0), out, err
-
-    return run
 
 
 def make(**choices: object) -> ViT:

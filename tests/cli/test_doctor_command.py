@@ -1,7 +1,6 @@
 """``vitrail doctor``: what a person and a machine get, and exit codes that scripts can trust."""
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,27 +8,10 @@ import pytest
 import torch
 
 import vitrail
-from vitrail.cli import main
 from vitrail.data.preprocess import Preprocess
 from vitrail.model import ViT, ViTConfig
 
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """A function from arguments to exit code, standard output and standard error."""
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["vitrail", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, err = capsys.readouterr()
-        return int(ended.value.code or 0), out, err
-
-    return run
 
 
 def save(folder: Path, preprocess: Preprocess | None) -> Path:

@@ -1,7 +1,6 @@
 """What a person says of a model: its pixels and what its files do not tell, by the same options in every command."""
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +10,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import vitrail
-from vitrail.cli import main
 from vitrail.cli.models import changes
 from vitrail.cli.pixels import Pixels, pixels
 from vitrail.data.preprocess import Preprocess
@@ -22,22 +20,6 @@ from vitrail.weights import convert
 Run = Callable[..., tuple[int, str, str]]
 
 CONFIG = ViTConfig(image_size=(16, 16), patch_size=8, classes=3, width=64, depth=1, heads=1, mlp_width=32)
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """A function from arguments to exit code, standard output and standard error."""
-    monkeypatch.setenv("VITRAIL_DEVICE", "cpu")
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["vitrail", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, err = capsys.readouterr()
-        return int(ended.value.code or 0), out, err
-
-    return run
 
 
 def make() -> ViT:
