@@ -19,7 +19,8 @@ def differs(config: ViTConfig, allowed: Mapping[str, object]) -> str | None:
     """The first field of a configuration that an origin lacks, in words: name -> the only value it may have."""
     for name, value in allowed.items():
         if getattr(config, name) != value:
-            return f"its {name} of {getattr(config, name)!r}, where there is only {value!r}"
+            hint = f": --set model.norm_eps={value} takes it" if name == "norm_eps" else ""
+            return f"its {name} of {getattr(config, name)!r}, where there is only {value!r}{hint}"
     return None
 
 

@@ -218,7 +218,8 @@ def _architecture(config: ViTConfig) -> str:
 
 
 def _unlike_eps(config: ViTConfig) -> str:
-    return f"its norm_eps of {config.norm_eps:g} (timm: {EPS:g}, {CLIP_EPS:g})"
+    theirs = f"timm: {EPS:g}, {CLIP_EPS:g}"
+    return f"its norm_eps of {config.norm_eps:g} ({theirs}); --set model.norm_eps={EPS:g} takes the first"
 
 
 def eps(args: Json) -> float:
