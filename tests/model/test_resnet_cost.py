@@ -72,6 +72,7 @@ def test_training_a_hybrid_keeps_what_is_forecast(layers: tuple[int, ...], size:
     assert cost_of.backbone_training_activation_bytes(layers, 3, size, BATCH) == pytest.approx(measured, rel=0.01)
 
 
+@pytest.mark.filterwarnings("ignore:.*Profiler clears events")  # torch 2.11
 @pytest.mark.parametrize("choice", CHOICES, ids=str)
 def test_inference_peaks_where_it_is_forecast(choice: dict) -> None:
     config = ResNetConfig(**{**SMALL, **choice})
