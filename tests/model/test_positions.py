@@ -1,6 +1,7 @@
 """Position embeddings know their grid."""
 
 import math
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -86,6 +87,33 @@ def test_antialiased_bicubic_is_timms() -> None:
     theirs = timm_layers.resample_abs_pos_embed(table, new_size=[7, 28], old_size=[14, 14], num_prefix_tokens=1)
     ours = resize_positions(table, (14, 14), (7, 28), prefix=1, method="bicubic_antialias")
     torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("new", [9, 20])
+def test_bicubic_with_fixed_corners_is_torchvisions(new: int) -> None:
+    from torchvision.models.vision_transformer import interpolate_embeddings
+
+    torch.manual_seed(0)
+    table = torch.randn(1, 1 + 14 * 14, 8)
+    state = OrderedDict({"encoder.pos_embedding": table.clone()})
+    theirs = interpolate_embeddings(new * 16, 16, state)["encoder.pos_embedding"]
+    ours = resize_positions(table, (14, 14), (new, new), prefix=1, method="bicubic_corners")
+    torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("new", [(9, 9), (24, 24), (7, 28)])
+def test_bilinear_with_fixed_corners_is_the_zoom_of_googles_code(new: tuple[int, int]) -> None:
+    """Google's code calls scipy's zoom of order 1 on the grid of positions."""
+    from scipy.ndimage import zoom
+
+    torch.manual_seed(0)
+    table = torch.randn(1, 1 + 14 * 14, 8)
+    grid = table[0, 1:].reshape(14, 14, 8).double().numpy()
+    theirs = torch.from_numpy(zoom(grid, (new[0] / 14, new[1] / 14, 1), order=1)).float().reshape(1, -1, 8)
+    ours = resize_positions(table, (14, 14), new, prefix=1, method="bilinear_corners")
+    # torch's coordinates are float32, scipy's float64; values reach 4
+    torch.testing.assert_close(ours[:, 1:], theirs, atol=5e-6, rtol=0)
+    torch.testing.assert_close(ours[:, :1], table[:, :1], atol=0, rtol=0)
 
 
 def test_equal_token_counts_of_different_grids_are_not_the_same() -> None:
