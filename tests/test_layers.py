@@ -22,11 +22,12 @@ ALLOWED = {
     "doctor": {"model", "data", "weights"},
     "prediction": {"device", "model", "data", "weights"},
     "training": {"device", "model", "data", "weights", "evaluation", "report", "recipes"},
+    "studies": {"device", "model", "data", "weights", "evaluation", "report", "recipes", "training"},
     "cli": {
         *("device", "model", "data", "weights", "doctor"),
-        *("evaluation", "report", "recipes", "training", "prediction"),
+        *("evaluation", "report", "recipes", "training", "prediction", "studies"),
     },
-    "__init__": {"model", "data", "weights", "evaluation", "recipes", "training", "prediction"},
+    "__init__": {"model", "data", "weights", "evaluation", "recipes", "training", "prediction", "studies"},
     "__main__": {"cli"},
 }
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from vitrail.model.vit import ViT
     from vitrail.prediction import Predictor
     from vitrail.recipes.files import load as recipe
+    from vitrail.studies.run import study
     from vitrail.training.run import train
     from vitrail.weights.convert import convert
     from vitrail.weights.folder import save
@@ -39,6 +40,7 @@ _HOME = {
     "recipe": "vitrail.recipes.files:load",
     "resnet_variant": "vitrail.model.resnet_config:resnet_variant",
     "save": "vitrail.weights.folder:save",
+    "study": "vitrail.studies.run:study",
     "train": "vitrail.training.run:train",
     "variant": "vitrail.model.variants:variant",
 }
@@ -59,6 +61,7 @@ __all__ = [
     "recipe",
     "resnet_variant",
     "save",
+    "study",
     "train",
     "variant",
 ]

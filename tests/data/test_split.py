@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vitrail.data.split import fixed_share, held_out, split_of, split_of_file
+from vitrail.data.samples import Samples
+from vitrail.data.split import fixed_share, held_out, share_of, split_of, split_of_file
 
 LABELS = ("cat", "dog", "emu")
 
@@ -122,3 +123,46 @@ def test_splits_are_told_by_names_of_folders_and_files(tmp_path: Path) -> None:
     }
     assert {name: split_of_file(tmp_path / name, tmp_path) for name in told} == told
     assert split_of_file(tmp_path / "test-0.tar", tmp_path / "test-0.tar") == "test"
+
+
+def samples(count: int) -> Samples:
+    names, targets = names_and_targets(count)
+    return Samples(names, targets, LABELS, lambda index: names[index].encode())
+
+
+def test_a_smaller_share_is_part_of_a_larger_one_and_all_classes_are_in_proportion() -> None:
+    whole = samples(1000)
+    before: set[str] = set()
+    for fraction in (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 0.9, 0.999):
+        share = share_of(whole, fraction, seed=0)
+        assert len(share) == max(3, round(1000 * fraction))
+        assert before <= set(share.names)
+        assert share.targets is not None
+        counts = np.bincount(share.targets, minlength=3)
+        assert (counts >= 1).all()
+        assert (abs(counts - fraction * np.bincount(whole.targets)) < 1.5).all()
+        assert [share.encoded(i).decode() for i in range(len(share))] == list(share.names)
+        order = [list(whole.names).index(name) for name in share.names]
+        assert order == sorted(order)
+        before = set(share.names)
+    assert share_of(whole, 1.0, seed=0) is whole
+
+
+def test_a_share_depends_on_the_seed_and_on_names_alone() -> None:
+    later = samples(310)
+    whole = later.subset(range(300))
+    chosen = set(share_of(whole, 0.1, seed=0).names)
+    assert chosen == set(share_of(whole.subset(np.random.default_rng(1).permutation(300)), 0.1, seed=0).names)
+    assert chosen != set(share_of(whole, 0.1, seed=1).names)
+    more = set(share_of(later, 0.1, seed=0).names)  # ten files were added
+    assert len(chosen - more) <= 5
+
+
+def test_many_classes_of_equal_size_are_all_in_the_smallest_share() -> None:
+    labels = tuple(f"class{c:02d}" for c in range(40))
+    targets = np.repeat(np.arange(40), 25)
+    whole = Samples([f"{labels[t]}/{i}.png" for i, t in enumerate(targets)], targets, labels, lambda i: b"")
+    for fraction, n in ((0.01, 40), (0.05, 50), (0.5, 500)):
+        share = share_of(whole, fraction, seed=3)
+        counts = np.bincount(share.targets, minlength=40)
+        assert (len(share), counts.min() >= 1, counts.max() - counts.min() <= 1) == (n, True, True)

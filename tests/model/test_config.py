@@ -8,7 +8,7 @@ import torch
 
 from published import PARAMETERS
 from vitrail.errors import UserError
-from vitrail.model import VARIANTS, ViT, ViTConfig, variant
+from vitrail.model import VARIANTS, ResNetConfig, ViT, ViTConfig, model_variant, variant
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
@@ -57,7 +57,17 @@ def test_every_variant_can_be_built() -> None:
         ({"layer_scale": float("nan")}, "model.layer_scale is nan: it must be a number, or null"),
         ({"position": None}, "model.position is None: did you mean none"),
         ({"position": "rotary2d", "width": 36, "heads": 6}, "rotary positions need a head width divisible by 4, not 6"),
+        ({"position": "learned2d", "width": 45, "heads": 3}, "learned2d positions need an even model.width, not 45"),
+        ({"position_site": "layer"}, "model.position_site is 'layer': did you mean layers"),
+        ({"position": "sincos2d", "position_site": "layers"}, "layers, where sincos2d positions have stem or shared"),
+        ({"position": "relative", "position_site": "stem"}, "is stem, where relative positions have layers or shared"),
+        ({"position": "rotary2d", "position_site": "stem"}, "is stem, where rotary2d positions have shared or null"),
+        ({"position": "none", "position_site": "stem"}, "is stem, where none positions have null"),
         ({"stem": "hybrid", "patch_size": 24, "image_size": 48}, "patch size divisible by 16, not 24"),
+        ({"stem_root": "smal"}, "model.stem_root is 'smal': did you mean small"),
+        ({"stem_root": "small"}, "model.stem_root small needs the hybrid stem, not linear"),
+        ({"stem": "hybrid", "stem_width": 9}, "model.stem_width is 9: it must be an even number, at least 2"),
+        ({"stem": "hybrid", "stem_layers": (1, 1), "stem_root": "small", "patch_size": 7}, "divisible by 2, not 7"),
         ({"stem_layers": (3, 0)}, r"model.stem_layers is \[3, 0\]: it must be at most 4 stages of 1 to 1000 units"),
         ({"stem_layers": 3}, "model.stem_layers is 3: it must be a list of whole numbers"),
         ({"distilled": True, "pool": "avg"}, "model.distilled needs pool token"),
@@ -102,3 +112,11 @@ def test_a_size_takes_any_patch_size() -> None:
 def test_a_configuration_survives_json() -> None:
     config = variant("S/16", image_size=(384, 256), pool="map", registers=4, layer_scale=1e-5)
     assert ViTConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_any_name_gives_the_kind_of_model_that_it_names() -> None:
+    assert model_variant("R50x1", classes=3) == ResNetConfig(classes=3)
+    assert model_variant("R50+B/16") == variant("R50+B/16")
+    assert model_variant("Ti/4", image_size=32) == variant("Ti/4", image_size=32)
+    with pytest.raises(UserError, match="R50x1"):
+        model_variant("R50")

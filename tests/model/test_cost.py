@@ -41,8 +41,18 @@ CHOICES = [
     {"pool": "token_avg", "final_norm": "pooled", "prefix_positions": False, "registers": 1},
     {"pool": "avg", "final_norm": "none", "patch_norm": True},
     {"distilled": True},
+    {"position": "learned2d", "dropout": 0.1},
+    {"position": "learned2d", "position_site": "layers"},
+    {"position": "learned", "position_site": "shared", "registers": 1},
+    {"position": "relative"},
+    {"position": "relative", "position_site": "shared", "class_token": False, "pool": "avg", "qk_norm": True},
+    {"position": "relative", "attention_dropout": 0.1, "head_width": 16},
+    {"position": "relative_bias"},
+    {"position": "relative_bias", "position_site": "shared", "prefix_positions": False, "registers": 2},
     {"stem": "hybrid", "stem_layers": (1, 2), "patch_size": 8},
     {"stem": "hybrid", "stem_layers": (), "patch_size": 8, "patch_bias": False},
+    {"stem": "hybrid", "stem_layers": (1, 1), "patch_size": 4, "stem_root": "small", "stem_width": 8},
+    {"stem": "hybrid", "stem_layers": (), "patch_size": 2, "image_size": (8, 8), "stem_root": "small"},
 ]
 
 

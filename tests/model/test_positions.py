@@ -10,7 +10,7 @@ from vitrail.errors import UserError
 from vitrail.model import ViT, ViTConfig
 from vitrail.model.attention import rotate
 from vitrail.model.positions import KINDS, rotary_2d, sincos_2d
-from vitrail.model.resize import METHODS, resize_positions
+from vitrail.model.resize import METHODS, resize_axes, resize_positions
 
 
 def test_sines_and_cosines_are_those_of_the_formula() -> None:
@@ -40,7 +40,7 @@ def test_rotation_turns_pairs_of_channels_and_no_prefix() -> None:
     config = ViTConfig(
         image_size=(8, 12), patch_size=4, width=32, heads=2, mlp_width=8, position="rotary2d", registers=1
     )
-    rotation = KINDS["rotary2d"].rotation(config, config.grid, torch.device("cpu"))
+    rotation = KINDS["rotary2d"].place(None, config, config.grid, torch.device("cpu")).rotation
     assert rotation is not None
     q = torch.randn(3, 2, config.tokens, 16)
     turned = rotate(q, rotation)
@@ -58,6 +58,45 @@ def test_rotary_attention_logits_depend_on_the_offset_alone() -> None:
     logits = (q @ k.transpose(-2, -1))[0, 0].reshape(4, 6, 4, 6)
     torch.testing.assert_close(logits[0, 0, 1, 2], logits[2, 3, 3, 5])
     assert not torch.isclose(logits[0, 0, 1, 2], logits[0, 0, 2, 1])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("registers", [0, 2])
+def test_a_patch_gets_its_rows_and_its_columns_vector(registers: int) -> None:
+    torch.manual_seed(0)
+    config = ViTConfig(
+        image_size=(12, 20),
+        patch_size=4,
+        width=16,
+        heads=2,
+        mlp_width=8,
+        depth=1,
+        position="learned2d",
+        registers=registers,
+    )
+    model = ViT(config)
+    rows, columns = model.pos_embed[0, :3], model.pos_embed[0, 3:]
+    assert columns.shape == (5, 8)
+    images = torch.randn(2, 3, 12, 20)
+    tokens = model.embed(images)
+    patches = model.patch_embed(images)
+    for r in range(3):
+        for c in range(5):
+            expected = patches[:, r * 5 + c] + torch.cat([rows[r], columns[c]])
+            torch.testing.assert_close(tokens[:, 1 + registers + r * 5 + c], expected)
+    torch.testing.assert_close(tokens[:, :1], model.cls_token.expand(2, 1, 16), rtol=0, atol=0)
+
+
+def test_rows_and_columns_are_interpolated_each_along_its_one_side() -> None:
+    torch.manual_seed(0)
+    table = torch.randn(1, 4 + 6, 3)
+    resized = resize_axes(table, (4, 6), (9, 5), method="bilinear_corners")
+    for old, new in ((table[:, :4], resized[:, :9]), (table[:, 4:], resized[:, 9:])):
+        line = torch.nn.functional.interpolate(old.mT, new.shape[1], mode="linear", align_corners=True).mT
+        torch.testing.assert_close(new, line)
+    wider = resize_axes(table, (4, 6), (4, 12), method="bicubic_antialias")
+    torch.testing.assert_close(wider[:, :4], table[:, :4])
+    assert resize_axes(table, (4, 6), (4, 6), method="bicubic") is table
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -114,6 +153,16 @@ def test_bilinear_with_fixed_corners_is_the_zoom_of_googles_code(new: tuple[int,
     # torch's coordinates are float32, scipy's float64; values reach 4
     torch.testing.assert_close(ours[:, 1:], theirs, atol=5e-6, rtol=0)
     torch.testing.assert_close(ours[:, :1], table[:, :1], atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_single_column_is_interpolated_like_a_single_row(method: str) -> None:
+    torch.manual_seed(0)
+    image = torch.randn(1, 5, 4, 3)
+    row = resize_positions(image.reshape(1, 20, 3), (5, 4), (1, 7), method=method)
+    column = resize_positions(image.transpose(1, 2).reshape(1, 20, 3), (4, 5), (7, 1), method=method)
+    torch.testing.assert_close(column, row)
+    assert row.std() > 0.1
 
 
 def test_equal_token_counts_of_different_grids_are_not_the_same() -> None:

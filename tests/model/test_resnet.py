@@ -10,9 +10,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from vitrail.errors import UserError
+from vitrail.model import VARIANTS, ViT, ViTConfig
 from vitrail.model.drop_path import DropPath
+from vitrail.model.patches import patchify
 from vitrail.model.resnet import Backbone, HybridStem, ResNet, Root, init_backbone, init_resnet
-from vitrail.model.resnet_config import RESNETS, ResNetConfig, backbone_stride, backbone_width, resnet_variant
+from vitrail.model.resnet_config import RESNETS, BackboneConfig, ResNetConfig, is_resnet, norm_groups, resnet_variant
 from vitrail.model.resnet_units import PostActivationUnit, StandardisedConv
 
 
@@ -94,7 +96,7 @@ def test_a_hybrids_tokens_are_timms(name: str, layers: tuple[int, ...], patch_si
     timm = pytest.importorskip("timm")
     torch.manual_seed(3)
     theirs = timm.create_model(name, depth=1, img_size=(96, 64)).eval().patch_embed
-    ours = HybridStem(3, theirs.proj.out_channels, layers, patch_size).eval()
+    ours = HybridStem(BackboneConfig(3, layers), theirs.proj.out_channels, patch_size).eval()
     randomise(ours)
     theirs.load_state_dict(ours.state_dict())
     images = torch.randn(2, 3, 96, 64)
@@ -195,7 +197,8 @@ def test_every_parameter_gets_an_initial_value(classes: int) -> None:
 
 @pytest.mark.parametrize("layers", [(), (1, 2)])
 def test_a_backbone_starts_as_its_shortcuts(layers: tuple[int, ...]) -> None:
-    backbone = Backbone(3, layers) if layers else Root(3)
+    config = BackboneConfig(3, layers)
+    backbone = Backbone(config) if layers else Root(config)
     for parameter in backbone.parameters():
         nn.init.constant_(parameter, float("nan"))
     init_backbone(backbone)
@@ -208,7 +211,9 @@ def test_a_backbone_starts_as_its_shortcuts(layers: tuple[int, ...]) -> None:
             torch.testing.assert_close(unit(x), torch.relu(unit.downsample(x)))
 
 
-@pytest.mark.parametrize("make", [lambda: ResNet(small(drop_path=0.1)), lambda: HybridStem(3, 8, (1, 1), 16)])
+@pytest.mark.parametrize(
+    "make", [lambda: ResNet(small(drop_path=0.1)), lambda: HybridStem(BackboneConfig(3, (1, 1)), 8, 16)]
+)
 def test_every_parameter_is_trained(make: Callable[[], nn.Module]) -> None:
     torch.manual_seed(7)
     model = make().train()
@@ -250,6 +255,8 @@ def test_a_configuration_survives_json() -> None:
         ({"width_factor": 1.5}, "a whole number"),
         ({"image_size": (16, 15)}, "image size 16x15 is below 16 pixels, the stride of the network: set model.stem"),
         ({"image_size": 3, "stem": "small"}, "fewer stages"),
+        ({"root_width": 15}, "model.root_width is 15: it must be an even number, at least 2"),
+        ({"root_width": 0}, "model.root_width is 0"),
         ({"drop_path": 1.0}, "a probability below 1"),
         ({"classes": -1}, "0 or more"),
     ],
@@ -276,6 +283,8 @@ def test_names_give_the_papers_networks() -> None:
     assert (config.layers, config.width, config.stride, config.classes) == ((3, 8, 36, 3), 8192, 32, 10)
     assert resnet_variant("R50x2", image_size=64, stem="small").stride == 8
     assert all(resnet_variant(name).to_dict().items() >= {"channels": 3}.items() for name in RESNETS)
+    assert all(map(is_resnet, (*RESNETS, "R51x12")))
+    assert not any(map(is_resnet, (*VARIANTS, "R50", "R50x")))
     for name in ("R51x1", "R50", "R50xx", "r50x1 "):
         with pytest.raises(UserError, match="R50x1"):
             resnet_variant(name)
@@ -283,8 +292,69 @@ def test_names_give_the_papers_networks() -> None:
 
 def test_a_backbones_shape_is_known_before_it_is_built() -> None:
     for layers in ((), (2,), (1, 1), (1, 1, 1, 1)):
-        backbone = Backbone(3, layers) if layers else Root(3)
-        with torch.no_grad():
-            out = backbone(torch.randn(1, 3, 64, 96))
-        stride = backbone_stride(layers)
-        assert tuple(out.shape) == (1, backbone_width(layers), 64 // stride, 96 // stride)
+        for config in (BackboneConfig(3, layers), BackboneConfig(3, layers, "small", 6)):
+            backbone = Backbone(config) if layers else Root(config)
+            with torch.no_grad():
+                out = backbone(torch.randn(1, 3, 64, 96))
+            assert tuple(out.shape) == (1, config.width, 64 // config.stride, 96 // config.stride)
+    assert BackboneConfig(3, (3, 4, 9)).stride == 16
+    assert (BackboneConfig(3, (), "small").stride, BackboneConfig(3, (1, 1), "small").stride) == (1, 2)
+
+
+def test_a_norm_has_32_groups_or_as_many_as_leave_two_channels_each() -> None:
+    assert {norm_groups(64 * factor) for factor in range(1, 20)} == {32}
+    assert [norm_groups(channels) for channels in (2, 6, 8, 16, 24, 32, 48, 96)] == [1, 1, 4, 8, 4, 16, 8, 16]
+    model = ResNet(small(layers=(1, 1), root_width=16))
+    groups = [(m.num_groups, m.num_channels) for m in model.modules() if isinstance(m, nn.GroupNorm)]
+    assert groups[:3] == [(8, 16), (8, 16), (8, 16)]
+    assert all(channels // count >= 2 for count, channels in groups)
+
+
+@torch.no_grad()
+def test_a_narrow_network_is_the_published_one_with_fewer_channels() -> None:
+    config = small(stem="small", image_size=12, layers=(1, 2), root_width=8, width_factor=2)
+    model = ResNet(config).eval()
+    stages = model(torch.randn(2, 3, 12, 12), collect=("stages",))["stages"]
+    assert [tuple(stage.shape) for stage in stages] == [(2, 64, 12, 12), (2, 128, 6, 6)]
+    assert (config.root_channels, config.width, config.stride) == (16, 128, 2)
+    wide = ResNet(small(layers=(1, 1), root_width=128)).state_dict()
+    twice = ResNet(small(layers=(1, 1), width_factor=2)).state_dict()
+    assert {name: tensor.shape for name, tensor in wide.items()} == {name: t.shape for name, t in twice.items()}
+
+
+@pytest.mark.parametrize("layers", [(), (1,), (2, 1)])
+@torch.no_grad()
+def test_a_small_hybrids_tokens_are_convolution_norm_units_and_a_matrix_one_after_the_other(
+    layers: tuple[int, ...],
+) -> None:
+    torch.manual_seed(9)
+    config = ViTConfig(
+        image_size=(12, 8),
+        patch_size=4,
+        channels=1,
+        width=16,
+        heads=2,
+        depth=1,
+        stem="hybrid",
+        stem_layers=layers,
+        stem_root="small",
+        stem_width=8,
+    )
+    stem = ViT(config).eval().patch_embed
+    randomise(stem)
+    images = torch.randn(2, 1, 12, 8)
+    root = stem.backbone.stem if layers else stem.backbone
+    kernel = root.conv.weight.flatten(1)
+    kernel = (kernel - kernel.mean(1, keepdim=True)) / kernel.std(1, keepdim=True, correction=0)
+    x = F.conv2d(images, kernel.view_as(root.conv.weight), padding=1)
+    x = F.relu(F.group_norm(x, 4, root.norm.weight, root.norm.bias))  # eight channels in groups of two
+    for stage in stem.backbone.stages if layers else ():
+        for unit in stage.blocks:
+            x = unit(x)
+    stride = max(1, 2 ** (len(layers) - 1)) if layers else 1
+    assert x.shape == (2, 8 * 4 * 2 ** (len(layers) - 1) if layers else 8, 12 // stride, 8 // stride)
+    patches = patchify(x, 4 // stride)
+    expected = patches @ stem.proj.weight.flatten(1).T + stem.proj.bias
+    assert expected.shape == (2, 6, 16)
+    assert expected.std() > 0.1
+    torch.testing.assert_close(stem(images), expected, atol=1e-5, rtol=0)

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vitrail.model import resnet_cost as cost_of
 from vitrail.model.resnet import HybridStem, ResNet
-from vitrail.model.resnet_config import RESNETS, ResNetConfig, backbone_stride, backbone_width, resnet_variant
+from vitrail.model.resnet_config import RESNETS, BackboneConfig, ResNetConfig, backbone_width, resnet_variant
 
 SMALL = {"image_size": (64, 96), "classes": 5, "layers": (1, 2, 1)}
 CHOICES = [
@@ -23,8 +23,18 @@ CHOICES = [
     {"image_size": (37, 50)},
     {"width_factor": 2, "layers": (1, 1)},
     {"layers": (2,), "drop_path": 0.2},
+    {"layers": (2, 1), "root_width": 16, "stem": "small", "image_size": (28, 20)},
+    {"layers": (1, 1), "root_width": 24},
 ]
-BACKBONES = [((), (64, 96)), ((2,), (64, 64)), ((1, 2), (64, 96)), ((1, 2, 1), (51, 66))]
+BACKBONES = [
+    (BackboneConfig(3, ()), (64, 96)),
+    (BackboneConfig(3, (2,)), (64, 64)),
+    (BackboneConfig(3, (1, 2)), (64, 96)),
+    (BackboneConfig(3, (1, 2, 1)), (51, 66)),
+    (BackboneConfig(1, (), "small", 32), (28, 36)),
+    (BackboneConfig(1, (1, 2), "small", 16), (28, 36)),
+    (BackboneConfig(3, (2,), "large", 24), (64, 64)),
+]
 BATCH = 3
 
 
@@ -51,11 +61,11 @@ def test_every_choice_is_counted_as_it_is_built(choice: dict) -> None:
     assert flops_of(model, images) == BATCH * sum(cost_of.flops(config).values())
 
 
-@pytest.mark.parametrize(("layers", "size"), BACKBONES, ids=str)
-def test_a_backbone_is_counted_as_it_is_built(layers: tuple[int, ...], size: tuple[int, int]) -> None:
-    backbone, images = HybridStem(1, 8, layers, backbone_stride(layers)).backbone, torch.randn(BATCH, 1, *size)
-    assert sum(cost_of.backbone_parameters(layers, 1).values()) == sum(p.numel() for p in backbone.parameters())
-    assert flops_of(backbone, images) == BATCH * sum(cost_of.backbone_flops(layers, 1, size).values())
+@pytest.mark.parametrize(("config", "size"), BACKBONES, ids=str)
+def test_a_backbone_is_counted_as_it_is_built(config: BackboneConfig, size: tuple[int, int]) -> None:
+    backbone, images = HybridStem(config, 8, config.stride).backbone, torch.randn(BATCH, config.channels, *size)
+    assert sum(cost_of.backbone_parameters(config).values()) == sum(p.numel() for p in backbone.parameters())
+    assert flops_of(backbone, images) == BATCH * sum(cost_of.backbone_flops(config, size).values())
 
 
 @pytest.mark.parametrize("choice", CHOICES, ids=str)
@@ -65,11 +75,12 @@ def test_training_keeps_the_activations_that_are_forecast(choice: dict) -> None:
     assert cost_of.training_activation_bytes(config, BATCH) == pytest.approx(measured, rel=0.01)
 
 
-@pytest.mark.parametrize(("layers", "size"), BACKBONES, ids=str)
-def test_training_a_hybrid_keeps_what_is_forecast(layers: tuple[int, ...], size: tuple[int, int]) -> None:
+@pytest.mark.parametrize(("config", "size"), BACKBONES, ids=str)
+def test_training_a_hybrid_keeps_what_is_forecast(config: BackboneConfig, size: tuple[int, int]) -> None:
     """The patch matrix behind the backbone is what keeps its output, and it keeps nothing else."""
-    measured = kept_bytes(HybridStem(3, 8, layers, backbone_stride(layers)).train(), torch.randn(BATCH, 3, *size))
-    assert cost_of.backbone_training_activation_bytes(layers, 3, size, BATCH) == pytest.approx(measured, rel=0.01)
+    images = torch.randn(BATCH, config.channels, *size)
+    measured = kept_bytes(HybridStem(config, 8, config.stride).train(), images)
+    assert cost_of.backbone_training_activation_bytes(config, size, BATCH) == pytest.approx(measured, rel=0.01)
 
 
 @pytest.mark.filterwarnings("ignore:.*Profiler clears events")  # torch 2.11
@@ -82,11 +93,11 @@ def test_inference_peaks_where_it_is_forecast(choice: dict) -> None:
     assert cost_of.inference_activation_bytes(config, BATCH) == pytest.approx(measured, rel=0.1)
 
 
-@pytest.mark.parametrize(("layers", "size"), BACKBONES, ids=str)
-def test_a_backbones_inference_peaks_where_it_is_forecast(layers: tuple[int, ...], size: tuple[int, int]) -> None:
-    backbone = HybridStem(3, 8, layers, backbone_stride(layers)).backbone.eval()
-    measured = peak_bytes(backbone, torch.randn(BATCH, 3, *size))
-    assert cost_of.backbone_inference_activation_bytes(layers, 3, size, BATCH) == pytest.approx(measured, rel=0.1)
+@pytest.mark.parametrize(("config", "size"), BACKBONES, ids=str)
+def test_a_backbones_inference_peaks_where_it_is_forecast(config: BackboneConfig, size: tuple[int, int]) -> None:
+    backbone = HybridStem(config, 8, config.stride).backbone.eval()
+    measured = peak_bytes(backbone, torch.randn(BATCH, config.channels, *size))
+    assert cost_of.backbone_inference_activation_bytes(config, size, BATCH) == pytest.approx(measured, rel=0.1)
 
 
 def test_values_of_half_the_bytes_take_half_the_memory_but_for_pooling() -> None:
@@ -99,7 +110,7 @@ def test_values_of_half_the_bytes_take_half_the_memory_but_for_pooling() -> None
 def test_a_hybrids_backbone_is_a_resnet_without_its_last_stage() -> None:
     """R50+B/16 has 16 units as R50 has, nine of them in the third stage, and no fourth."""
     assert backbone_width((3, 4, 9)) == 1024
-    counts = cost_of.backbone_parameters((3, 4, 9), 3)
+    counts = cost_of.backbone_parameters(BackboneConfig(3, (3, 4, 9)))
     assert list(counts) == ["stem", "stage 1", "stage 2", "stage 3"]
     assert sum(counts.values()) < sum(cost_of.parameters(resnet_variant("R50x1")).values())
 

@@ -53,7 +53,7 @@ def test_images_of_any_size_become_about_64_tokens(
     recipe, reasons = give_size(files.load("small"), data_of(tmp_path, size))
     assert (recipe.image_size, recipe.model["patch_size"]) == ((image_size, image_size), patch_size)
     assert f"{image_size}x{image_size}" in reasons[0]
-    recipe.vit_config(classes=2)
+    recipe.architecture(classes=2)
 
 
 @pytest.mark.parametrize(("size", "image_size"), [((500, 375), 224), ((100, 120), 96), ((20, 20), 64)])
@@ -76,7 +76,7 @@ def test_fewer_images_are_seen_more_often() -> None:
 def test_long_images_stay_long(tmp_path: Path, size: tuple[int, int], image_size: tuple[int, int]) -> None:
     recipe, _ = give_size(files.load("small"), data_of(tmp_path, size))
     assert recipe.image_size == image_size
-    recipe.vit_config(classes=2)
+    recipe.architecture(classes=2)
 
 
 def test_a_given_size_is_kept_and_gets_a_patch_size(tmp_path: Path) -> None:
@@ -84,6 +84,36 @@ def test_a_given_size_is_kept_and_gets_a_patch_size(tmp_path: Path) -> None:
     for size, patch_size in (((40, 80), 4), ((64, 64), 8), ((128, 96), 8), ((12, 12), 2), ((224, 224), 16)):
         recipe, _ = give_size(files.changed(files.load("small"), {"image_size": size}), data)
         assert (recipe.image_size, recipe.model["patch_size"]) == (size, patch_size)
-        recipe.vit_config(classes=2)
+        recipe.architecture(classes=2)
     named = files.changed(files.load("small"), {"image_size": (48, 48), "model.variant": "S/16"})
     assert give_size(named, data)[0] == named
+
+
+@pytest.mark.parametrize(
+    ("size", "image_size", "stem"),
+    [
+        ((500, 375), 224, None),
+        ((100, 120), 100, None),
+        ((64, 70), 64, None),
+        ((28, 28), 28, "small"),
+        ((5, 9), 8, "small"),
+    ],
+)
+def test_a_resnet_takes_the_images_size_and_the_stem_that_suits_it(
+    tmp_path: Path, size: tuple[int, int], image_size: int, stem: str | None
+) -> None:
+    named = files.changed(files.load("small"), {"model.variant": "R50x1"})
+    recipe, reasons = give_size(named, data_of(tmp_path, size))
+    assert (recipe.image_size, recipe.model.get("stem")) == ((image_size, image_size), stem)
+    assert f"image size {image_size}x{image_size}" in reasons[0]
+    assert any("stem small" in reason for reason in reasons) == (stem is not None)
+    recipe.architecture(classes=2)
+
+
+def test_what_a_person_says_of_a_resnet_is_kept(tmp_path: Path) -> None:
+    data = data_of(tmp_path, (28, 28))
+    said = {"model.variant": "R50x1", "model.layers": [1, 1]}
+    large, _ = give_size(files.changed(files.load("small"), {**said, "model.stem": "large"}), data)
+    assert (large.image_size, large.model["stem"]) == ((28, 28), "large")
+    sized, reasons = give_size(files.changed(files.load("small"), {**said, "image_size": (30, 96)}), data)
+    assert (sized.image_size, sized.model["stem"], len(reasons)) == ((30, 96), "small", 1)

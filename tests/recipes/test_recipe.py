@@ -8,6 +8,7 @@ import yaml
 
 from vitrail.data.augment import Augment
 from vitrail.errors import UserError
+from vitrail.model import ResNetConfig
 from vitrail.recipes import files
 from vitrail.recipes.recipe import Recipe, documented_keys, known_keys
 
@@ -57,14 +58,36 @@ def test_steps_take_the_place_of_epochs() -> None:
 
 def test_naming_a_variant_takes_away_the_recipes_own_sizes() -> None:
     recipe = files.changed(files.load("small"), {"model.variant": "S/16", "model.depth": 3})
-    config = recipe.vit_config(classes=10, image_size=(32, 32))
+    config = recipe.architecture(classes=10, image_size=(32, 32))
     assert (config.width, config.depth, config.stem, config.patch_size) == (384, 3, "linear", 16)
     assert config.pool == files.load("small").model["pool"]
+
+
+def test_naming_a_model_of_the_other_kind_takes_away_what_it_does_not_have() -> None:
+    recipe = files.changed(files.load("digits"), {"model.variant": "R50x1", "model.layers": [1, 2]})
+    config = recipe.architecture(classes=10)
+    assert config == ResNetConfig(image_size=(8, 8), channels=1, classes=10, layers=(1, 2), stem="large")
+    back = files.changed(recipe, {"model.variant": "Ti/4"})
+    assert back.model == {"variant": "Ti/4", "channels": 1}
+    assert files.load("digits").architecture(classes=10).channels == 1
+
+
+def test_keys_that_two_kinds_of_model_share_say_what_they_mean_to_each() -> None:
+    keys = documented_keys()
+    assert "hybrid (a ResNet-v2 first); of a ResNet: large (7x7" in keys["model.stem"][1]
+    assert keys["model.layers"][1].startswith("of a ResNet: residual units of each stage")
+    assert "of a ResNet" not in keys["model.channels"][1]
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        (
+            {"model.layers": [1]},
+            "model.layers: S/16 is a Vision Transformer, which has no such choice; R50x1, a ResNet",
+        ),
+        ({"model.variant": "R50x1", "model.pool": "map"}, "model.pool: R50x1 is a ResNet, which has no such choice"),
+        ({"model.variant": "R50x1", "model.layer": [1]}, "did you mean layers"),
         ({"optimizer.lrr": 1}, "unknown key 'optimizer.lrr': did you mean lr?"),
         ({"optimiser.lr": 1}, "unknown key 'optimiser.lr': did you mean optimizer.lr"),
         ({"optimizer": 1}, "optimizer is a group: set one of its keys, such as optimizer.name"),

@@ -32,6 +32,18 @@ def test_layer_decay_slows_the_lower_layers() -> None:
     assert scale["pos_embed"] == scale["patch_embed.proj.weight"] == scale["cls_token"] == 0.0625
 
 
+@pytest.mark.parametrize("kind", ["learned", "learned2d", "relative", "relative_bias"])
+def test_a_blocks_own_positions_learn_at_its_rate_and_are_no_matrix(kind: str) -> None:
+    config = CONFIG.with_changes(position=kind, position_site="layers")
+    settings = Optimizer(name="muon", layer_decay=0.5)
+    rules = {n: rule(n, p, config, settings) for n, p in ViT(config).named_parameters() if n.endswith("pos_embed")}
+    assert [r.lr_scale for r in rules.values()] == [0.125, 0.25, 0.5]
+    assert not any(r.decays or r.muon for r in rules.values())
+    shared = CONFIG.with_changes(position=kind, position_site="shared")
+    table = rule("pos_embed", ViT(shared).pos_embed, shared, settings)
+    assert (table.lr_scale, table.decays, table.muon) == (0.0625, False, False)
+
+
 def test_layer_decay_follows_a_resnets_units_through_its_stages() -> None:
     config = ResNetConfig(image_size=(32, 32), layers=(1, 2), classes=4)
     settings = Optimizer(layer_decay=0.5)

@@ -13,9 +13,11 @@ import torch
 from safetensors import safe_open
 
 import vitrail
+from positions_cases import PLACED
 from vitrail.errors import UserError
 from vitrail.model import ViT
 from vitrail.weights import convert, load, read
+from vitrail.weights.formats import formats, origins
 
 Make = Callable[..., ViT]
 
@@ -47,6 +49,36 @@ def test_a_file_that_we_wrote_says_what_its_tensors_cannot(
     assert (again.config, again.labels, again.preprocess) == (model.config, model.labels, model.preprocess)
     assert all(torch.equal(tensor, again.state_dict()[key]) for key, tensor in model.state_dict().items())
     assert "written by vitrail" in read(tmp_path / name).notes[0]
+
+
+ELSEWHERE = [(kind, site) for kind, site in PLACED if (kind, site) not in (("learned", "stem"), ("sincos2d", "stem"))]
+SIMPLE = {"patch_norm": True, "norm_eps": 1e-5, "head_width": 64, "qkv_bias": False}
+WRITTEN: list[dict] = [
+    {},
+    {"classes": 0, "layer_scale": 0.1, "registers": 1},
+    {"prefix_positions": False},
+    {"pool": "avg", "class_token": False, "activation": "gelu_tanh"},
+    {"pre_norm": True, "patch_bias": False},
+    SIMPLE,
+    {**SIMPLE, "position": "sincos2d", "pool": "avg", "class_token": False},
+]
+
+
+@pytest.mark.parametrize(("kind", "site"), ELSEWHERE)
+def test_positions_that_an_origin_lacks_are_refused_by_their_name(make_model: Make, kind: str, site: str) -> None:
+    asked = set()
+    for changes in WRITTEN:
+        written = make_model(image_size=(32, 32), **changes).config
+        other = written.with_changes(position=kind, position_site=site)
+        for known in formats():
+            if known.no_equal is not None and known.no_equal(written) is None:
+                reason = known.no_equal(other)
+                if kind == "rotary2d" and known.origin == "timm":
+                    continue  # which has it
+                assert reason is not None, known.name
+                assert kind in reason, known.name
+                asked.add(known.origin)
+    assert asked >= set(origins()) - ({"timm"} if kind == "rotary2d" else set())
 
 
 def test_others_see_the_tensors_alone(tmp_path: Path, make_model: Make) -> None:

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import vitrail
+from positions_cases import PLACED
 from vitrail.errors import UserError
 from vitrail.model import ViT
 from vitrail.weights import load_folder, read
@@ -35,6 +36,19 @@ def test_a_saved_model_comes_back_the_same(tmp_path: Path, make_model: Make, cho
     assert all(p.requires_grad and not p.is_meta for p in again.parameters())
     images = torch.randn(3, model.config.channels, 32, 48)
     torch.testing.assert_close(again(images), model(images), rtol=0, atol=0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("kind", "site"), PLACED)
+def test_every_position_embedding_comes_back_to_the_bit(tmp_path: Path, make_model: Make, kind: str, site: str) -> None:
+    model = make_model(position=kind, position_site=site, registers=1, depth=1)
+    vitrail.save(model, tmp_path)
+    again = vitrail.load(tmp_path)
+    assert again.config.site == site
+    assert again.state_dict().keys() == model.state_dict().keys()
+    for size in ((32, 48), (48, 24)):
+        images = torch.randn(2, 3, *size)
+        torch.testing.assert_close(again(images), model(images), rtol=0, atol=0)
 
 
 def test_a_loaded_model_trains(tmp_path: Path, make_model: Make) -> None:

@@ -377,7 +377,13 @@ def test_what_google_has_no_equal_of_is_refused_by_name(tmp_path: Path, changes:
         convert(model, "google", tmp_path / "a.npz")
 
 
-def test_a_resnet_with_the_small_stem_has_no_equal(tmp_path: Path) -> None:
-    model = ResNet(ResNetConfig(image_size=(32, 32), layers=(1,), stem="small"))
-    with pytest.raises(UserError, match="its small stem"):
-        convert(model, "google", tmp_path / "a.npz")
+@pytest.mark.parametrize(
+    ("choice", "reason"), [({"stem": "small"}, "its small stem"), ({"root_width": 32}, "its root_width of 32")]
+)
+def test_a_resnet_with_the_small_stem_or_another_root_has_no_equal(
+    tmp_path: Path, choice: dict[str, Any], reason: str
+) -> None:
+    model = ResNet(ResNetConfig(image_size=(32, 32), layers=(1,), **choice))
+    for origin in ("google", "transformers"):
+        with pytest.raises(UserError, match=reason):
+            convert(model, origin, tmp_path / "a.npz")

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import vitrail
+from positions_cases import PLACED
 from vitrail.errors import UserError
 from vitrail.model import ResNet, ResNetConfig, ViT
 from vitrail.model.resize import resize_positions
@@ -95,6 +96,26 @@ def test_fixed_positions_are_computed_for_the_new_grid(make_model: Make) -> None
     model, notes = start_from(config, source)
     torch.testing.assert_close(model.pos_embed, ViT(config).pos_embed, rtol=0, atol=0)
     assert any("computed" in note for note in notes)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("kind", "site"), PLACED)
+def test_fine_tuning_starts_as_the_model_answers_at_the_new_size(make_model: Make, kind: str, site: str) -> None:
+    source = make_model(position=kind, position_site=site, registers=1, pool="avg", position_interpolation="bicubic")
+    model, notes = start_from(source.config.with_changes(image_size=(48, 32)), source)
+    images = torch.randn(2, 3, 48, 32)
+    torch.testing.assert_close(model.eval().features(images), source.features(images), rtol=0, atol=0)
+    how = {"sincos2d": "computed", "rotary2d": ""}.get(kind, "interpolated (bicubic)")
+    what = "position embeddings of 2 blocks" if site == "layers" else "position embedding"
+    said = [f"{what} {how} from a grid of 4x6 to 6x4"] if how else []
+    assert [note for note in notes if "grid" in note] == said
+
+
+def test_another_kind_of_positions_is_refused_by_name(make_model: Make) -> None:
+    source = make_model()
+    for changes in ({"position": "relative"}, {"position": "learned2d"}, {"position_site": "layers"}):
+        with pytest.raises(UserError, match="do not fit"):
+            start_from(source.config.with_changes(image_size=(48, 32), **changes), source)
 
 
 def test_the_start_model_is_not_changed_by_training(make_model: Make) -> None:

@@ -40,6 +40,32 @@ def test_our_hybrid_gives_the_same_logits_in_timm(tmp_path: Path, make_model: Ma
     assert_same_answers(model, open_theirs(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("choice", "reason"),
+    [
+        ({"stem_root": "small", "patch_size": 4}, "its hybrid stem with a small root"),
+        ({"stem_width": 32, "patch_size": 16}, "its hybrid stem with a root of 32 channels, where there is only 64"),
+    ],
+)
+def test_a_hybrid_with_a_root_of_its_own_is_kept_here_and_refused_elsewhere(
+    tmp_path: Path, make_model: Make, choice: dict, reason: str
+) -> None:
+    model = make_model(stem="hybrid", stem_layers=(), **choice)
+    for origin in ("timm", "google"):
+        with pytest.raises(UserError, match=reason):
+            convert(model, origin, tmp_path / "out")
+    vitrail.save(model, tmp_path / "m")
+    again = vitrail.load(tmp_path / "m")
+    assert again.config == model.config
+    images = torch.randn(2, 3, 32, 48)
+    assert torch.equal(again(images), model(images))
+    card = (tmp_path / "m" / "README.md").read_text()
+    assert ("root for small images" in card, "root of 32 channels" in card) == (
+        "stem_root" in choice,
+        "stem_width" in choice,
+    )
+
+
 def test_a_hybrid_of_other_layers_has_no_equal(make_model: Make) -> None:
     model = make_model(stem="hybrid", stem_layers=(1, 2), patch_size=16)
     assert "hybrid stem of 1-2 units a stage (timm: 2-2-2-2, 3-4-9, 3-4-6-3)" in no_equal(model.config)
@@ -69,6 +95,7 @@ def test_our_resnet_gives_the_same_logits_in_timm(tmp_path: Path) -> None:
     [
         ({"layers": (1, 1), "stem": "small"}, "its small stem"),
         ({"layers": (1, 1)}, "its ResNet of 1-1 units a stage at width factor 1"),
+        ({"layers": (3, 4, 6, 3), "root_width": 32}, "its root_width of 32"),
         ({"width_factor": 2}, "its ResNet of 3-4-6-3 units a stage at width factor 2"),
     ],
 )

@@ -23,7 +23,7 @@ def info(
     model: Annotated[
         str,
         typer.Argument(
-            help="A variant such as B/16, a run, a model folder, a file of weights, hf:owner/name or timm:NAME."
+            help="A variant such as B/16 or R50x1, a run, a model folder, a file of weights, hf:owner/name or timm:NAME."
         ),
     ],
     patch_size: Annotated[int | None, typer.Option(help="Another patch size; 1 makes every pixel a token.")] = None,
@@ -141,13 +141,13 @@ def _describe(name: str, settings: list[str] | None) -> "tuple[ModelConfig, Desc
     """The configuration of a variant or of a model, and the model."""
     from vitrail.cli.models import changes, describe
     from vitrail.errors import UserError
-    from vitrail.model import RESNETS, resnet_variant, variant
+    from vitrail.model import is_resnet, model_variant
 
     if not Path(name).exists():
-        if name in RESNETS:
-            return resnet_variant(name, **changes(settings or [])), None
+        if is_resnet(name):
+            return model_variant(name, **changes(settings or [])), None
         try:
-            config = variant(name)
+            config = model_variant(name)
         except UserError:
             if re.fullmatch(r"[A-Za-z]{1,2}/?\d+", name):  # meant as a variant: its error has the nearest names
                 raise

@@ -1,4 +1,4 @@
-"""vitrail train: from images to a trained and evaluated Vision Transformer."""
+"""vitrail train: from images to a trained and evaluated model."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,7 +13,9 @@ def train(
             help="Folder of class folders, CSV, JSON lines, Parquet, tar shards, hf:NAME, or digits (default)."
         ),
     ] = None,
-    model: Annotated[str | None, typer.Option(help="Variant, such as S/16; without it one is chosen.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Variant, such as S/16, or R50x1, a ResNet; without it one is chosen.")
+    ] = None,
     init: Annotated[
         str | None,
         typer.Option(help="Model to start from: run, model folder, file of weights, hf:owner/name or timm:NAME."),

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from vitrail.data.samples import Samples
+
 SPLIT_NAMES = {
     "train": "train",
     "training": "train",
@@ -84,6 +86,35 @@ def held_out(names: Sequence[str], targets: np.ndarray, labels: Sequence[str], f
         elif out[members].all():
             out[members[place[members].argmax()]] = False
     return out
+
+
+def share_of(samples: Samples, fraction: float, seed: int) -> Samples:
+    """A share of labelled samples, in their own order: with every class that there is, in proportion.
+
+    The samples are ranked, and the first ones taken, so a smaller share is part of a larger one: first one of each class,
+    then the others, evenly by class; within a class by a hash of seed and name. There are ``fraction * len(samples)``,
+    rounded, but no fewer than classes.
+
+    Args:
+        samples: those to choose from; they know their targets.
+        fraction: above 0, at most 1, which is all of them.
+        seed: another one gives another share.
+    """
+    names, targets, labels = samples.names, samples.targets, samples.labels
+    if targets is None or fraction >= 1:
+        return samples
+    place = places(names, targets, labels, f"fraction {seed}")
+    # a start of its own for each class, lest the second samples of equal classes all come at once
+    start = places(labels, np.arange(len(labels)), labels, f"fraction {seed}")
+    reached = np.empty(len(names))  # how far through its class a sample stands
+    first = np.zeros(len(names), dtype=bool)
+    for target in np.unique(targets):
+        members = np.flatnonzero(targets == target)
+        members = members[np.argsort(place[members], kind="stable")]
+        reached[members] = (np.arange(len(members)) + start[target]) / len(members)
+        first[members[0]] = True
+    count = max(int(first.sum()), round(fraction * len(names)))
+    return samples.subset(np.sort(np.lexsort((reached, ~first))[:count]))
 
 
 def fixed_share(names: Sequence[str], targets: np.ndarray, labels: Sequence[str], fraction: float) -> np.ndarray:

@@ -7,8 +7,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from vitrail.model.config import ViTConfig
-from vitrail.model.resnet_config import RESNETS, ResNetConfig, resnet_variant
-from vitrail.model.variants import VARIANTS, variant
+from vitrail.model.resnet_config import RESNETS, ResNetConfig, is_resnet, resnet_variant
+from vitrail.model.variants import VARIANTS, model_variant, variant
 
 if TYPE_CHECKING:
     from vitrail.model.resnet import ResNet
@@ -29,6 +29,8 @@ __all__ = [
     "ViTConfig",
     "build",
     "init_weights",
+    "is_resnet",
+    "model_variant",
     "resnet_variant",
     "variant",
 ]

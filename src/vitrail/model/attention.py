@@ -3,29 +3,50 @@
 Shapes: B batch, N tokens, D width, H heads, K width per head.
 """
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitrail.model.config import ViTConfig
 
-
-def attend(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> Tensor:
-    """softmax(q k^T / sqrt(K)) v by torch's fused kernels: (B, H, N, K) each -> (B, H, N, K)."""
-    return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
+Rotation = tuple[Tensor, Tensor]  # cosines and sines of each token's angles, (N, K) each
+Bias = Callable[[Tensor], Tensor]  # queries (B, H, N, K) -> what is added to their scores, (B or 1, H, N, N)
 
 
-def attend_explicitly(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> tuple[Tensor, Tensor]:
+class Place(NamedTuple):
+    """What a block is told of where its tokens lie in the image; by default nothing."""
+
+    added: Tensor | None = None
+    """Added to the block's input: (1, N, D)."""
+    rotation: Rotation | None = None
+    """Turns queries and keys."""
+    bias: Bias | None = None
+    """Adds to the scores q k^T / sqrt(K), before the softmax."""
+
+
+NOWHERE = Place()
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0, bias: Tensor | None = None) -> Tensor:
+    """softmax(q k^T / sqrt(K) + bias) v by torch's fused kernels: (B, H, N, K) each -> (B, H, N, K)."""
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
+
+
+def attend_explicitly(
+    q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0, bias: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """The same, written out (equations 6 and 7 of the paper's appendix A), with the weights A: (B, H, N, N).
 
     The weights are returned as the softmax gives them, before dropout.
     """
     scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
+    if bias is not None:
+        scores = scores + bias
     weights = scores.softmax(dim=-1)
     return F.dropout(weights, dropout) @ v, weights
-
-
-Rotation = tuple[Tensor, Tensor]  # cosines and sines of each token's angles, (N, K) each
 
 
 def rotate(x: Tensor, rotation: Rotation) -> Tensor:
@@ -49,18 +70,17 @@ class Attention(nn.Module):
         self.proj = nn.Linear(config.attention_width, config.width)
         self.proj_drop = nn.Dropout(config.dropout)
 
-    def forward(
-        self, x: Tensor, rotation: Rotation | None = None, explicit: bool = False
-    ) -> tuple[Tensor, Tensor | None]:
-        """The output and, if ``explicit``, the attention weights (B, H, N, N); ``rotation`` of rotary positions."""
+    def forward(self, x: Tensor, place: Place = NOWHERE, explicit: bool = False) -> tuple[Tensor, Tensor | None]:
+        """The output and, if ``explicit``, the attention weights (B, H, N, N)."""
         q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in self.qkv(x).chunk(3, dim=-1))
         q, k = self.q_norm(q), self.k_norm(k)
-        if rotation is not None:
-            q, k = rotate(q, rotation), rotate(k, rotation)
+        if place.rotation is not None:
+            q, k = rotate(q, place.rotation), rotate(k, place.rotation)
+        bias = None if place.bias is None else place.bias(q).to(q.dtype)
         dropout = self.dropout if self.training else 0.0
         weights = None
         if explicit:
-            heads, weights = attend_explicitly(q, k, v, dropout)
+            heads, weights = attend_explicitly(q, k, v, dropout, bias)
         else:
-            heads = attend(q, k, v, dropout)
+            heads = attend(q, k, v, dropout, bias)
         return self.proj_drop(self.proj(heads.transpose(1, 2).flatten(2))), weights

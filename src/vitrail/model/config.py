@@ -18,17 +18,35 @@ from vitrail.model.fields import (
     settle,
     size_text,
 )
-from vitrail.model.resnet_config import MAX_STAGES, MAX_UNITS, backbone_stride
+from vitrail.model.resnet_config import (
+    MAX_STAGES,
+    MAX_UNITS,
+    ROOT_WIDTH,
+    ROOTS,
+    BackboneConfig,
+    require_root_width,
+)
 
 STEMS = ("linear", "conv", "hybrid")
 POOLS = ("token", "avg", "token_avg", "map")
-POSITIONS = ("learned", "sincos2d", "rotary2d", "none")
+# kind of position embedding -> where it can come in, its usual place first
+POSITION_SITES: Mapping[str, tuple[str, ...]] = {
+    "learned": ("stem", "layers", "shared"),
+    "learned2d": ("stem", "layers", "shared"),
+    "sincos2d": ("stem", "shared"),
+    "relative": ("layers", "shared"),
+    "relative_bias": ("layers", "shared"),
+    "rotary2d": ("shared",),
+    "none": (),
+}
+POSITIONS = tuple(POSITION_SITES)
 INTERPOLATIONS = ("bicubic_antialias", "bicubic", "bicubic_corners", "bilinear_corners")
 FINAL_NORMS = ("tokens", "pooled", "none")
 ACTIVATIONS = ("gelu", "gelu_tanh", "quick_gelu", "relu", "silu")
 
 _CHOICES: Mapping[str, tuple[str, ...]] = {
     "stem": STEMS,
+    "stem_root": ROOTS,
     "pool": POOLS,
     "position": POSITIONS,
     "position_interpolation": INTERPOLATIONS,
@@ -57,9 +75,17 @@ class ViTConfig:
         "how pixels become tokens: linear (one matrix a patch), conv (3x3 convolutions) or hybrid (a ResNet-v2 first)",
         default="linear",
     )
-    stem_width: int | None = doc("channels after the conv stem's first convolution; null derives it", default=None)
+    stem_width: int | None = doc(
+        "channels after the first convolution of a conv or hybrid stem; null derives it, and means 64 of a hybrid",
+        default=None,
+    )
     stem_layers: tuple[int, ...] = doc(
         "hybrid stem: residual units of each ResNet stage; none leaves the first convolution alone", default=(3, 4, 9)
+    )
+    stem_root: str = doc(
+        "hybrid stem: its first layer, large (7x7 convolution, stride 2, then max pooling) or small (3x3, stride 1, no "
+        "pooling: for small images)",
+        default="large",
     )
     patch_bias: bool = doc("bias on the patch matrix", default=True)
     patch_norm: bool = doc(
@@ -78,9 +104,18 @@ class ViTConfig:
         "width of the tanh layer before the head (pre-training); null for none", default=None
     )
     position: str = doc(
-        "position embedding: learned (1-D), sincos2d (fixed), rotary2d (of queries and keys) or none", default="learned"
+        "position embedding: learned (1-D), learned2d (rows and columns), sincos2d (fixed), relative (queries times "
+        "learned offsets), relative_bias (a learned number an offset), rotary2d (of queries and keys) or none",
+        default="learned",
     )
-    prefix_positions: bool = doc("the position table has rows for class token and registers too", default=True)
+    position_site: str | None = doc(
+        "where positions come in: stem (once, before the blocks), layers (in every block, each with its own) or shared "
+        "(in every block, the same); null for the usual place of the kind",
+        default=None,
+    )
+    prefix_positions: bool = doc(
+        "the position table (learned, sincos2d, relative_bias) has rows for class token and registers too", default=True
+    )
     position_interpolation: str = doc(
         "how learned positions reach another grid: bicubic_antialias (timm), bicubic (transformers, DINO), "
         "bicubic_corners (torchvision) or bilinear_corners (Google)",
@@ -124,8 +159,26 @@ class ViTConfig:
 
     @property
     def position_rows(self) -> int:
-        """Rows of a table of positions on the configuration's own grid."""
+        """Rows of a table of positions on the configuration's own grid, of a kind with a row for each token."""
         return self.tokens if self.prefix_positions else self.tokens - self.prefix_tokens
+
+    @property
+    def position_shape(self) -> tuple[int, ...]:
+        """Shape of a table of positions on the configuration's own grid; () for a kind that has none."""
+        h, w = self.grid
+        of_prefix = 3 if self.prefix_tokens and self.prefix_positions else 0  # to patches, from patches, among itself
+        return {
+            "learned": (1, self.position_rows, self.width),
+            "learned2d": (1, h + w, self.width // 2),
+            "sincos2d": (1, self.position_rows, self.width),
+            "relative": (2 * h * w - 1, self.attention_width),
+            "relative_bias": ((2 * h - 1) * (2 * w - 1) + of_prefix, self.heads),
+        }.get(self.position, ())
+
+    @property
+    def site(self) -> str | None:
+        """Where positions come in: ``position_site``, or the kind's usual place; None where there are none."""
+        return self.position_site or next(iter(POSITION_SITES[self.position]), None)
 
     @property
     def feature_width(self) -> int:
@@ -151,6 +204,11 @@ class ViTConfig:
         steps = self.patch_size.bit_length() - 1
         first = self.stem_width or max(8, self.width >> (steps - 1))
         return tuple(first << step for step in range(steps))
+
+    @property
+    def backbone(self) -> BackboneConfig:
+        """The ResNet that the hybrid stem begins with."""
+        return BackboneConfig(self.channels, self.stem_layers, self.stem_root, self.stem_width or ROOT_WIDTH)
 
     def with_changes(self, **changes: Any) -> "ViTConfig":
         """A copy with some fields changed, checked again; an unknown field is a UserError."""
@@ -201,6 +259,10 @@ class ViTConfig:
             )
         if self.pool == "map" and self.width % self.heads:
             raise UserError(f"attention pooling needs model.width {self.width} divisible by model.heads {self.heads}")
+        if self.position_site is not None:
+            self._check_site(self.position_site)
+        if self.position == "learned2d" and self.width % 2:
+            raise UserError(f"learned2d positions need an even model.width, not {self.width}: half is for the row")
         if self.position == "sincos2d" and self.width % 4:
             raise UserError(f"sin-cos positions need model.width divisible by 4, not {self.width}")
         if self.position == "rotary2d" and (self.attention_width // self.heads) % 4:
@@ -210,13 +272,25 @@ class ViTConfig:
             )
         if self.patch_norm and self.stem != "linear":
             raise UserError(f"model.patch_norm needs the linear stem, not {self.stem}")
-        if self.stem == "hybrid" and self.patch_size % backbone_stride(self.stem_layers):
+        if self.stem_root != "large" and self.stem != "hybrid":
+            raise UserError(f"model.stem_root {self.stem_root} needs the hybrid stem, not {self.stem}")
+        if self.stem == "hybrid" and self.patch_size % self.backbone.stride:
             raise UserError(
-                f"a hybrid stem of {len(self.stem_layers)} stages takes a patch size divisible by "
-                f"{backbone_stride(self.stem_layers)}, not {self.patch_size}"
+                f"a hybrid stem of {len(self.stem_layers)} stages and a {self.stem_root} root takes a patch size "
+                f"divisible by {self.backbone.stride}, not {self.patch_size}"
             )
+        if self.stem == "hybrid":
+            require_root_width("stem_width", self.backbone.root_width)
         if self.stem == "conv" and (self.patch_size < 2 or self.patch_size & (self.patch_size - 1)):
             raise UserError(f"the conv stem takes a patch size of 2, 4, 8, 16 ... (it halves), not {self.patch_size}")
+
+    def _check_site(self, site: str) -> None:
+        require_choice("position_site", site, ("stem", "layers", "shared"))
+        sites = POSITION_SITES[self.position]
+        if site not in sites:
+            raise UserError(
+                f"model.position_site is {site}, where {self.position} positions have {' or '.join((*sites, 'null'))}"
+            )
 
     def _check_grid(self) -> None:
         p = self.patch_size

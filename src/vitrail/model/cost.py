@@ -6,11 +6,12 @@ Symbols: N tokens, D width, A width of all heads together, M width of the MLP, H
 """
 
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 from vitrail.model import ModelConfig, resnet_cost
 from vitrail.model.config import ViTConfig
-from vitrail.model.resnet_config import ResNetConfig, backbone_stride, backbone_width
+from vitrail.model.resnet_config import ResNetConfig
 
 FLOAT32 = 4  # bytes
 
@@ -22,7 +23,7 @@ def parameters(config: ModelConfig) -> dict[str, int]:
     D, A, M = config.width, config.attention_width, config.mlp_width
     counts = {
         "patches": _stem_parameters(config),
-        "position": config.position_rows * D if config.position == "learned" else 0,
+        "position": _position_parameters(config),
         "prefix tokens": config.prefix_tokens * D,
         "attention projections": config.depth * (D * 3 * A + 3 * A * config.qkv_bias + A * D + D),
         "mlp": config.depth * _mlp_parameters(D, M, config.gated_mlp),
@@ -39,7 +40,7 @@ def flops(config: ModelConfig) -> dict[str, int]:
     """Part -> FLOPs of one forward pass on one image. Training takes about three times the sum.
 
     ``attention projections`` (queries, keys, values, output) and ``mlp`` grow with N; ``attention scores`` (q k^T and
-    the weighted sum of v: 4 N^2 A a block) grows with its square.
+    the weighted sum of v: 4 N^2 A a block; relative positions add queries times offsets) grows with its square.
     """
     if isinstance(config, ResNetConfig):
         return resnet_cost.flops(config)
@@ -47,7 +48,7 @@ def flops(config: ModelConfig) -> dict[str, int]:
     counts = {
         "patches": _stem_flops(config),
         "attention projections": config.depth * 2 * N * (D * 3 * A + A * D),
-        "attention scores": config.depth * 4 * N * N * A,
+        "attention scores": config.depth * (4 * N * N * A + 2 * _queries_times_offsets(config) * A),
         "mlp": config.depth * (6 if config.gated_mlp else 4) * N * D * M,
         "pooling": _map_pool_flops(config) if config.pool == "map" else 0,
         "representation": 2 * config.feature_width * (config.representation or 0),
@@ -74,7 +75,7 @@ def inference_activation_bytes(config: ModelConfig, batch_size: int = 1, value_b
 
     The widest moment of a block: its input with queries, keys, values, attention's result and its projection
     (3 D + 4 A a token), or its input, three more token widths and the MLP before and after its activation (4 D + 2 M).
-    In a convolutional stem it is a convolution and its norm.
+    Positions that add to the scores need them written out. In a convolutional stem it is a convolution and its norm.
     """
     if isinstance(config, ResNetConfig):
         return resnet_cost.inference_activation_bytes(config, batch_size, value_bytes)
@@ -84,10 +85,10 @@ def inference_activation_bytes(config: ModelConfig, batch_size: int = 1, value_b
     widest = config.tokens * max(3 * D + 4 * A + turned, 4 * D + (3 if config.gated_mlp else 2) * M)
     if config.stem == "conv":
         widest = max(widest, *(2 * pixels * channels for pixels, channels in _stem_outputs(config)))
-    peak = batch_size * value_bytes * (image + widest)
+    peak = value_bytes * _with_bias(config, batch_size, batch_size * (image + widest))
     if config.stem == "hybrid":
         of_stem = resnet_cost.backbone_inference_activation_bytes(
-            config.stem_layers, config.channels, config.image_size, batch_size, value_bytes
+            config.backbone, config.image_size, batch_size, value_bytes
         )
         return max(peak, of_stem)
     return peak
@@ -102,7 +103,8 @@ def training_activation_bytes(config: ModelConfig, batch_size: int, value_bytes:
     are not kept: the fused kernels compute them again, except with dropout on them, where torch's way on a CPU keeps
     three matrices a head. A gate keeps both halves of the first layer, the gate's activation and the product (4 M);
     rotary positions keep queries and keys beside what they were (2 A); norms of them too, with attention's result copied
-    into another order (3 A) and their statistics (4 H).
+    into another order (3 A) and their statistics (4 H). Learned positions that add to the scores keep the attention
+    weights, and relative ones the patches' queries (A) and, whatever the batch, their table.
     """
     if isinstance(config, ResNetConfig):
         return resnet_cost.training_activation_bytes(config, batch_size, value_bytes)
@@ -116,13 +118,16 @@ def training_activation_bytes(config: ModelConfig, batch_size: int, value_bytes:
         of_token += 2 * D
     if config.dropout:
         of_token += 2 * D + M
-    block = N * of_token + (3 * H * N * N if config.attention_dropout else 0)
+    n, biased = N - config.prefix_tokens, config.position in ("relative", "relative_bias")
+    matrices = 3 if config.attention_dropout else int(biased)
+    block = N * (of_token - H * biased) + matrices * H * N * N + (n * A if config.position == "relative" else 0)
     of_ends = {"avg": D, "token": 2 * D, "token_avg": 2 * D, "map": 4 * D}[config.pool] + (D if config.dropout else 0)
     of_ends += D * (config.pre_norm + (config.final_norm == "tokens") - 1)
     kept = batch_size * value_bytes * (config.depth * block + N * of_ends + _stem_activations(config))
+    kept += value_bytes * (_position_parameters(config) if config.position == "relative" else 0)
     if config.stem == "hybrid":
         kept += resnet_cost.backbone_training_activation_bytes(
-            config.stem_layers, config.channels, config.image_size, batch_size, value_bytes
+            config.backbone, config.image_size, batch_size, value_bytes
         )
     return kept
 
@@ -218,6 +223,33 @@ def _mlp_parameters(D: int, M: int, gated: bool = False) -> int:
     return D * hidden + hidden + M * D + D
 
 
+def _position_parameters(config: ViTConfig) -> int:
+    if config.position in ("sincos2d", "rotary2d", "none"):
+        return 0
+    return prod(config.position_shape) * (config.depth if config.site == "layers" else 1)
+
+
+def _queries_times_offsets(config: ViTConfig) -> int:
+    """Products a head and block of relative positions: each patch's query with the 2 n - 1 offsets in raster order."""
+    patches = config.tokens - config.prefix_tokens
+    return patches * (2 * patches - 1) if config.position == "relative" else 0
+
+
+def _with_bias(config: ViTConfig, batch_size: int, peak: int) -> int:
+    """The peak of inference, in values, where positions add to the scores; else as it was."""
+    N, D, A, H = config.tokens, config.width, config.attention_width, config.heads
+    image = config.channels * config.image_size[0] * config.image_size[1]
+    if config.position == "relative":
+        # queries times offsets and the same by pair, beside queries, keys and values; and the table, turned round
+        scores = H * (_queries_times_offsets(config) + N * N)
+        return max(peak, batch_size * (image + N * (2 * D + 3 * A) + scores)) + config.position_shape[0] * A
+    if config.position == "relative_bias":
+        # one for all images; it is put together from copies, beside that of the block before
+        matrix, copies = H * N * N, 2 + (config.prefix_tokens > 0) + (config.site == "layers")
+        return max(peak + matrix, batch_size * (image + N * D) + copies * matrix)
+    return peak
+
+
 def _norm_parameters(config: ViTConfig) -> int:
     """Scale and shift of every norm but those of the stem."""
     D = config.width
@@ -232,7 +264,7 @@ def _stem_parameters(config: ViTConfig) -> int:
         pixels = config.channels * config.patch_size**2
         return pixels * D + bias + (2 * (pixels + D) if config.patch_norm else 0)
     if config.stem == "hybrid":
-        backbone = sum(resnet_cost.backbone_parameters(config.stem_layers, config.channels).values())
+        backbone = sum(resnet_cost.backbone_parameters(config.backbone).values())
         return backbone + _hybrid_patch(config) * D + bias
     count, before = 0, config.channels
     for channels in config.stem_channels:
@@ -243,8 +275,8 @@ def _stem_parameters(config: ViTConfig) -> int:
 
 def _hybrid_patch(config: ViTConfig) -> int:
     """Values of the backbone's feature map that the hybrid's patch matrix turns into one token."""
-    side = config.patch_size // backbone_stride(config.stem_layers)
-    return backbone_width(config.stem_layers) * side**2
+    side = config.patch_size // config.backbone.stride
+    return config.backbone.width * side**2
 
 
 def _stem_flops(config: ViTConfig) -> int:
@@ -252,7 +284,7 @@ def _stem_flops(config: ViTConfig) -> int:
     if config.stem == "linear":
         return 2 * h * w * config.channels * config.patch_size**2 * config.width
     if config.stem == "hybrid":
-        backbone = resnet_cost.backbone_flops(config.stem_layers, config.channels, config.image_size)
+        backbone = resnet_cost.backbone_flops(config.backbone, config.image_size)
         return sum(backbone.values()) + 2 * h * w * _hybrid_patch(config) * config.width
     count, before = 0, config.channels
     for pixels, channels in _stem_outputs(config):

@@ -22,7 +22,7 @@ def init_weights(model: "ViT") -> None:
     hybrid stem             as ``resnet.init_backbone`` says; its patch matrix as above
     class, distillation     0 (the tokens)
     registers               normal, deviation 1e-6 (DINOv2)
-    learned positions       normal, deviation 0.02
+    positions               every learned table normal, deviation 0.02
     queries, keys, values   Xavier uniform, each of the three matrices by itself; bias 0
     attention's projection  Xavier uniform; bias 0
     MLP                     Xavier uniform; bias normal, deviation 1e-6
@@ -72,6 +72,8 @@ def _stem(stem: nn.Module) -> None:
 
 
 def _block(block: Any) -> None:
+    if block.pos_embed is not None:
+        nn.init.normal_(block.pos_embed, std=0.02)
     for norm in (block.norm1, block.norm2, block.attn.q_norm, block.attn.k_norm):
         _norm(norm)
     for matrix in block.attn.qkv.weight.chunk(3):

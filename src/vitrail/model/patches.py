@@ -70,7 +70,7 @@ class ConvStem(nn.Module):
 
 def hybrid_stem(config: ViTConfig) -> HybridStem:
     """A ResNet first, and patches cut from its feature map: the paper's hybrid (section 3.1)."""
-    return HybridStem(config.channels, config.width, config.stem_layers, config.patch_size, bias=config.patch_bias)
+    return HybridStem(config.backbone, config.width, config.patch_size, bias=config.patch_bias)
 
 
 STEMS: dict[str, Callable[[ViTConfig], nn.Module]] = {

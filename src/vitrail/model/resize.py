@@ -61,10 +61,84 @@ def resize_positions(
     if grid == new_grid:
         return positions
     head, patches = positions[:, :prefix], positions[:, prefix:]
-    image = patches.reshape(1, h, w, D).permute(0, 3, 1, 2).float()
+    rows = _interpolate(patches.reshape(h, w, D), new_grid, method).reshape(1, new_grid[0] * new_grid[1], D)
+    return torch.cat([head, rows], dim=1)
+
+
+def resize_axes(positions: Tensor, grid: tuple[int, int], new_grid: tuple[int, int], *, method: str) -> Tensor:
+    """Interpolate a table of rows, then columns, each along its one side: (1, h + w, C) -> (1, h' + w', C)."""
+    if grid == new_grid:
+        return positions
+    rows, columns = positions[0].split(grid)
+    rows = _interpolate(rows[:, None], (new_grid[0], 1), method)[:, 0]
+    columns = _interpolate(columns[:, None], (new_grid[1], 1), method)[:, 0]
+    return torch.cat([rows, columns])[None]
+
+
+def resize_offsets(table: Tensor, grid: tuple[int, int], new_grid: tuple[int, int], *, method: str) -> Tensor:
+    """Interpolate a table of the offsets between patches to another grid.
+
+    The offsets form an image of (2 h - 1) x (2 w - 1), whose middle is no offset at all, and is so at any size: offset
+    (r, c) of the new grid is about offset (r h / h', c w / w') of the old one.
+
+    Args:
+        table: ((2 h - 1) (2 w - 1) + E, C), row-major from offset (1 - h, 1 - w) to (h - 1, w - 1), then E rows of
+            other pairs, which are copied.
+        grid: h and w of ``table``.
+        new_grid: h' and w' wanted.
+        method: a name in ``METHODS``.
+
+    Returns:
+        ((2 h' - 1) (2 w' - 1) + E, C); ``table`` itself where the grids are equal.
+    """
+    if grid == new_grid:
+        return table
+    (h, w), (h2, w2) = grid, new_grid
+    image, others = table.tensor_split([(2 * h - 1) * (2 * w - 1)])
+    image = image.reshape(2 * h - 1, 2 * w - 1, -1)
+    # a single row of patches has the offset 0 alone, where interpolating would take a mean or a corner of all
+    image = image[h - 1 : h] if h2 == 1 else image
+    image = image[:, w - 1 : w] if w2 == 1 else image
+    return torch.cat([_interpolate(image, (2 * h2 - 1, 2 * w2 - 1), method).flatten(0, 1), others])
+
+
+def resize_raster_offsets(table: Tensor, grid: tuple[int, int], new_grid: tuple[int, int], *, method: str) -> Tensor:
+    """Interpolate a table of the offsets between patches in raster order: (2 h w - 1, C) -> (2 h' w' - 1, C).
+
+    The offset r w + c stands for rows and columns (r, c), so the table is read as an image of these offsets, which is
+    resized by ``resize_offsets``. Two offsets of the new image can share a place in raster order; it becomes their
+    mean, weighted by the pairs of patches that have each: the table with the least squared error over all pairs.
+    What tells the two apart is lost: a step to the right from the end of a row is a step to the left in the next.
+    """
+    if grid == new_grid:
+        return table
+    (h, w), places = new_grid, _raster_offsets(new_grid, table.device)
+    image = resize_offsets(table[_raster_offsets(grid, table.device)], grid, new_grid, method=method)
+    rows, columns = (side - torch.arange(1 - side, side, device=table.device).abs() for side in (h, w))
+    pairs = (rows[:, None] * columns).flatten().to(image.dtype)
+    totals = pairs.new_zeros(2 * h * w - 1).index_add(0, places, pairs)
+    sums = image.new_zeros(2 * h * w - 1, image.shape[1]).index_add(0, places, image * pairs[:, None])
+    return sums / totals[:, None]
+
+
+def _raster_offsets(grid: tuple[int, int], device: torch.device) -> Tensor:
+    """Row of the raster table for each offset of the image, row-major."""
+    h, w = grid
+    rows, columns = (torch.arange(1 - side, side, device=device) for side in (h, w))
+    return (rows[:, None] * w + columns).flatten() + h * w - 1
+
+
+def _interpolate(image: Tensor, size: tuple[int, int], method: str) -> Tensor:
+    """(h, w, C) -> (h', w', C) in the image's type, computed in float32."""
+    if size[1] == 1 < size[0]:
+        # torch's antialiased kernels give wrong rows where the result is one column wide; one row is right
+        return _interpolate(image.transpose(0, 1), (1, size[0]), method).transpose(0, 1)
     how = METHODS[method]
     resized = F.interpolate(
-        image, size=new_grid, mode=how.mode, antialias=how.antialias, align_corners=how.align_corners
+        image.permute(2, 0, 1)[None].float(),
+        size=size,
+        mode=how.mode,
+        antialias=how.antialias,
+        align_corners=how.align_corners,
     )
-    rows = resized.permute(0, 2, 3, 1).reshape(1, new_grid[0] * new_grid[1], D)
-    return torch.cat([head, rows.to(positions.dtype)], dim=1)
+    return resized[0].permute(1, 2, 0).to(image.dtype)

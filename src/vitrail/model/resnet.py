@@ -22,13 +22,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitrail.errors import UserError, did_you_mean
-from vitrail.model.resnet_config import ROOT_WIDTH, ResNetConfig, backbone_stride, backbone_width
+from vitrail.model.resnet_config import BackboneConfig, ResNetConfig
 from vitrail.model.resnet_units import (
-    GROUPS,
     PostActivationUnit,
     PreActivationUnit,
     Stage,
     StandardisedConv,
+    group_norm,
     init_convolutions_and_norms,
     pad_same,
     unit_shapes,
@@ -39,13 +39,13 @@ COLLECTABLE = {"stages": "(B, C, h, w), the output of each stage, before the fin
 
 
 class Stem(nn.Module):
-    """ResNet's first layer: (B, C, H, W) -> (B, 64 x factor, H / 4, W / 4) or, if small, (B, 64 x factor, H, W)."""
+    """ResNet's first layer: (B, C, H, W) -> (B, root channels, H / 4, W / 4) or, if small, (B, root channels, H, W)."""
 
     def __init__(self, config: ResNetConfig) -> None:
         super().__init__()
         self.pools = config.stem == "large"
         kernel, stride = (7, 2) if self.pools else (3, 1)
-        self.conv = StandardisedConv(config.channels, config.root_width, kernel, stride)
+        self.conv = StandardisedConv(config.channels, config.root_channels, kernel, stride)
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.conv(images)
@@ -54,27 +54,29 @@ class Stem(nn.Module):
 
 
 class Root(nn.Module):
-    """The hybrids' first layer: (B, C, H, W) -> (B, 64, H / 4, W / 4), rounded up."""
+    """The hybrids' first layer: (B, C, H, W) -> (B, root width, H / 4, W / 4), rounded up; if small, H and W stay."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, config: BackboneConfig) -> None:
         super().__init__()
-        self.conv = StandardisedConv(channels, ROOT_WIDTH, 7, 2, same=True)
-        self.norm = nn.GroupNorm(GROUPS, ROOT_WIDTH)
+        self.pools = config.root == "large"
+        kernel, stride = (7, 2) if self.pools else (3, 1)
+        self.conv = StandardisedConv(config.channels, config.root_width, kernel, stride, same=True)
+        self.norm = group_norm(config.root_width)
 
     def forward(self, images: Tensor) -> Tensor:
         x = F.relu(self.norm(self.conv(images)), inplace=True)
-        return F.max_pool2d(pad_same(x, 3, 2), 3, 2)
+        return F.max_pool2d(pad_same(x, 3, 2), 3, 2) if self.pools else x
 
 
 class Backbone(nn.Module):
     """The hybrids' ResNet: (B, C, H, W) -> (B, C', H / stride, W / stride), rounded up; its units norm and activate last."""
 
-    def __init__(self, channels: int, layers: tuple[int, ...]) -> None:
+    def __init__(self, config: BackboneConfig) -> None:
         super().__init__()
-        self.stem = Root(channels)
+        self.stem = Root(config)
         stages = [
             Stage([PostActivationUnit(before, after, stride, projects=first) for before, after, stride, first in units])
-            for units in unit_shapes(layers, 1)
+            for units in unit_shapes(config.layers, config.root_width)
         ]
         self.stages = nn.Sequential(*stages)
 
@@ -91,20 +93,17 @@ class HybridStem(nn.Module):
     The hybrids of Dosovitskiy et al. (2021), section 3.1, and Steiner et al. (2022).
 
     Args:
-        channels: C.
+        config: of the ResNet; without stages its first layer alone stays.
         width: D.
-        layers: units of each stage of the ResNet; without stages its first layer alone stays.
-        patch_size: pixels of an image that a token stands for, on a side: a multiple of ``backbone_stride(layers)``.
+        patch_size: pixels of an image that a token stands for, on a side: a multiple of the ResNet's stride.
         bias: whether the patch matrix has a bias.
     """
 
-    def __init__(
-        self, channels: int, width: int, layers: tuple[int, ...], patch_size: int, *, bias: bool = True
-    ) -> None:
+    def __init__(self, config: BackboneConfig, width: int, patch_size: int, *, bias: bool = True) -> None:
         super().__init__()
-        side = patch_size // backbone_stride(layers)
-        self.backbone: Backbone | Root = Backbone(channels, layers) if layers else Root(channels)
-        self.proj = nn.Conv2d(backbone_width(layers), width, kernel_size=side, stride=side, bias=bias)
+        side = patch_size // config.stride
+        self.backbone: Backbone | Root = Backbone(config) if config.layers else Root(config)
+        self.proj = nn.Conv2d(config.width, width, kernel_size=side, stride=side, bias=bias)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.proj(self.backbone(images)).flatten(2).transpose(1, 2)
@@ -148,10 +147,10 @@ class ResNet(nn.Module):
                     for before, after, stride, first in units
                 ]
             )
-            for units in unit_shapes(config.layers, config.width_factor)
+            for units in unit_shapes(config.layers, config.root_channels)
         ]
         self.stages = nn.Sequential(*stages)
-        self.norm = nn.GroupNorm(GROUPS, config.width)
+        self.norm = group_norm(config.width)
         self.head = Head(config.width, config.classes) if config.classes else nn.Identity()
         init_resnet(self)
 

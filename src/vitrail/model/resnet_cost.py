@@ -7,11 +7,10 @@ convolutions and the head alone. Whatever the padding, stride 2 halves a feature
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from vitrail.model.resnet_config import ROOT_WIDTH, ResNetConfig, backbone_width
+from vitrail.model.resnet_config import BackboneConfig, ResNetConfig, backbone_width, norm_groups
 
 FLOAT32 = 4  # bytes
 INDEX = 8  # bytes of the place that max pooling remembers for each value
-STATISTICS = 2 * 32  # what a norm keeps for one image: means and deviations of 32 groups
 
 Size = tuple[int, int]
 
@@ -46,33 +45,33 @@ def training_activation_bytes(config: ResNetConfig, batch_size: int, value_bytes
     A norm keeps its input, a ReLU its output, which is the next convolution's input, and a convolution its standardised
     kernels: the first two grow with the batch.
     """
-    features = config.width
-    ends = _Held(2 * config.width * _pixels(config.grid) + STATISTICS + features)  # of the final norm and the head
+    width = config.width  # of the features, which the head keeps; before it stand the final norm and its ReLU
+    ends = _Held(2 * width * _pixels(config.grid) + _statistics(width) + width)
     return ends.bytes(batch_size, value_bytes) + _kept(_resnet(config), batch_size, value_bytes)
 
 
-def backbone_parameters(layers: tuple[int, ...], channels: int) -> dict[str, int]:
+def backbone_parameters(config: BackboneConfig) -> dict[str, int]:
     """Part -> trainable parameters of a hybrid's ResNet; the patch matrix behind it is not included."""
-    return _by_part(_backbone(layers, channels, (1, 1)), _parameters)
+    return _by_part(_backbone(config, (1, 1)), _parameters)
 
 
-def backbone_flops(layers: tuple[int, ...], channels: int, image_size: Size) -> dict[str, int]:
+def backbone_flops(config: BackboneConfig, image_size: Size) -> dict[str, int]:
     """Part -> FLOPs of a hybrid's ResNet on one image; the patch matrix behind it is not included."""
-    return _by_part(_backbone(layers, channels, image_size), _flops)
+    return _by_part(_backbone(config, image_size), _flops)
 
 
 def backbone_inference_activation_bytes(
-    layers: tuple[int, ...], channels: int, image_size: Size, batch_size: int = 1, value_bytes: int = FLOAT32
+    config: BackboneConfig, image_size: Size, batch_size: int = 1, value_bytes: int = FLOAT32
 ) -> int:
     """Peak bytes of activations in a hybrid's ResNet without gradients; the images are not included."""
-    return _peak(_backbone(layers, channels, image_size), batch_size, value_bytes)
+    return _peak(_backbone(config, image_size), batch_size, value_bytes)
 
 
 def backbone_training_activation_bytes(
-    layers: tuple[int, ...], channels: int, image_size: Size, batch_size: int, value_bytes: int = FLOAT32
+    config: BackboneConfig, image_size: Size, batch_size: int, value_bytes: int = FLOAT32
 ) -> int:
-    """Bytes that a hybrid's ResNet keeps for the backward pass: its padded images and its output are included."""
-    return _kept(_backbone(layers, channels, image_size), batch_size, value_bytes)
+    """Bytes that a hybrid's ResNet keeps for the backward pass: its images, padded where they are, and its output."""
+    return _kept(_backbone(config, image_size), batch_size, value_bytes)
 
 
 @dataclass(frozen=True)
@@ -131,7 +130,7 @@ def _kept(parts: _Parts, batch_size: int, value_bytes: int) -> int:
     for part in (part for members in parts.values() for part in members):
         # standardised kernels, and the mean and deviation of each
         shared = sum(c.weights + 2 * c.after for c in part.convolutions)
-        values = part.kept.values + STATISTICS * len(part.norms)
+        values = part.kept.values + sum(map(_statistics, part.norms))
         total += replace(part.kept, values=values, shared=shared).bytes(batch_size, value_bytes)
     return total
 
@@ -143,20 +142,21 @@ def _peak(parts: _Parts, batch_size: int, value_bytes: int) -> int:
 
 def _resnet(config: ResNetConfig) -> _Parts:
     size = config.image_size if config.stem == "small" else _halved(_halved(config.image_size))
-    return {"stem": [_stem(config)], **_stages(config.layers, config.width_factor, size, _pre_activation_unit)}
+    return {"stem": [_stem(config)], **_stages(config.layers, config.root_channels, size, _pre_activation_unit)}
 
 
-def _backbone(layers: tuple[int, ...], channels: int, image_size: Size) -> _Parts:
-    stages = _stages(layers, 1, _halved(_halved(image_size)), _post_activation_unit)
-    return {"stem": [_root(channels, image_size)], **stages}
+def _backbone(config: BackboneConfig, image_size: Size) -> _Parts:
+    size = image_size if config.root == "small" else _halved(_halved(image_size))
+    stages = _stages(config.layers, config.root_width, size, _post_activation_unit)
+    return {"stem": [_root(config, image_size)], **stages}
 
 
-def _stages(layers: tuple[int, ...], factor: int, size: Size, unit: Callable[..., _Part]) -> _Parts:
+def _stages(layers: tuple[int, ...], root_width: int, size: Size, unit: Callable[..., _Part]) -> _Parts:
     """Units by stage, from the size of the stem's feature map on."""
     parts: _Parts = {}
-    before = ROOT_WIDTH * factor
+    before = root_width
     for stage, units in enumerate(layers):
-        after = factor * backbone_width(layers[: stage + 1])
+        after = backbone_width(layers[: stage + 1], root_width)
         out = size if stage == 0 else _halved(size)
         first = unit(before, after, size, out, held=0)
         later = unit(after, after, out, out, held=before * _pixels(size))  # the stage's input is held to its end
@@ -166,7 +166,7 @@ def _stages(layers: tuple[int, ...], factor: int, size: Size, unit: Callable[...
 
 
 def _stem(config: ResNetConfig) -> _Part:
-    channels, width, size = config.channels, config.root_width, config.image_size
+    channels, width, size = config.channels, config.root_channels, config.image_size
     image = channels * _pixels(size)
     if config.stem == "small":
         conv = _Conv(channels, width, 3, _pixels(size))
@@ -182,16 +182,21 @@ def _stem(config: ResNetConfig) -> _Part:
     return _Part((conv,), (), _Held(image + padded, indices=out), moments)
 
 
-def _root(channels: int, size: Size) -> _Part:
+def _root(config: BackboneConfig, size: Size) -> _Part:
+    channels, width = config.channels, config.root_width
+    if config.root == "small":
+        conv, full = _Conv(channels, width, 3, _pixels(size)), width * _pixels(size)
+        kept = _Held(channels * _pixels(size) + 2 * full)
+        return _Part((conv,), (width,), kept, (_Held(2 * full, conv.weights),))
     half, pooled = _halved(size), _halved(_halved(size))
-    conv = _Conv(channels, ROOT_WIDTH, 7, _pixels(half))
-    image, padded = channels * _padded(size, 7), ROOT_WIDTH * _padded(half, 3)
-    full, out = ROOT_WIDTH * _pixels(half), ROOT_WIDTH * _pixels(pooled)
+    conv = _Conv(channels, width, 7, _pixels(half))
+    image, padded = channels * _padded(size, 7), width * _padded(half, 3)
+    full, out = width * _pixels(half), width * _pixels(pooled)
     moments = (
         _Held(image + 2 * full, conv.weights),
         _Held(full + padded + out, indices=out),
     )
-    return _Part((conv,), (ROOT_WIDTH,), _Held(image + 2 * full + padded + out, indices=out), moments)
+    return _Part((conv,), (width,), _Held(image + 2 * full + padded + out, indices=out), moments)
 
 
 def _pre_activation_unit(before: int, after: int, size: Size, out: Size, *, held: int) -> _Part:
@@ -247,6 +252,11 @@ def _bottleneck(before: int, after: int, pixels: int, out: int) -> tuple[tuple[_
     middle = after // 4
     three = (_Conv(before, middle, 1, pixels), _Conv(middle, middle, 3, out), _Conv(middle, after, 1, out))
     return three, _Conv(before, after, 1, out)
+
+
+def _statistics(channels: int) -> int:
+    """What a norm keeps for one image: the mean and the deviation of each group."""
+    return 2 * norm_groups(channels)
 
 
 def _halved(size: Size) -> Size:

@@ -10,9 +10,12 @@ from torch import Tensor, nn
 
 from vitrail.model.drop_path import DropPath
 from vitrail.model.lecun import lecun_normal
-from vitrail.model.resnet_config import ROOT_WIDTH, backbone_width
+from vitrail.model.resnet_config import backbone_width, norm_groups
 
-GROUPS = 32
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """A norm of 32 groups, or of fewer where there are few channels (``norm_groups``)."""
+    return nn.GroupNorm(norm_groups(channels), channels)
 
 
 def pad_same(x: Tensor, kernel: int, stride: int) -> Tensor:
@@ -51,7 +54,7 @@ class Shortcut(nn.Module):
     def __init__(self, before: int, after: int, stride: int, *, norm: bool) -> None:
         super().__init__()
         self.conv = StandardisedConv(before, after, 1, stride)
-        self.norm = nn.GroupNorm(GROUPS, after) if norm else nn.Identity()
+        self.norm = group_norm(after) if norm else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         return self.norm(self.conv(x))
@@ -64,11 +67,11 @@ class PreActivationUnit(nn.Module):
         super().__init__()
         middle = after // 4
         self.downsample = Shortcut(before, after, stride, norm=False) if projects else None
-        self.norm1 = nn.GroupNorm(GROUPS, before)
+        self.norm1 = group_norm(before)
         self.conv1 = StandardisedConv(before, middle, 1)
-        self.norm2 = nn.GroupNorm(GROUPS, middle)
+        self.norm2 = group_norm(middle)
         self.conv2 = StandardisedConv(middle, middle, 3, stride)
-        self.norm3 = nn.GroupNorm(GROUPS, middle)
+        self.norm3 = group_norm(middle)
         self.conv3 = StandardisedConv(middle, after, 1)
         self.drop_path = DropPath(drop_path)
 
@@ -89,11 +92,11 @@ class PostActivationUnit(nn.Module):
         middle = after // 4
         self.downsample = Shortcut(before, after, stride, norm=True) if projects else None
         self.conv1 = StandardisedConv(before, middle, 1)
-        self.norm1 = nn.GroupNorm(GROUPS, middle)
+        self.norm1 = group_norm(middle)
         self.conv2 = StandardisedConv(middle, middle, 3, stride, same=True)
-        self.norm2 = nn.GroupNorm(GROUPS, middle)
+        self.norm2 = group_norm(middle)
         self.conv3 = StandardisedConv(middle, after, 1)
-        self.norm3 = nn.GroupNorm(GROUPS, after)
+        self.norm3 = group_norm(after)
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)
@@ -114,11 +117,11 @@ class Stage(nn.Module):
         return self.blocks(x)
 
 
-def unit_shapes(layers: tuple[int, ...], factor: int) -> Iterator[list[tuple[int, int, int, bool]]]:
+def unit_shapes(layers: tuple[int, ...], root_width: int) -> Iterator[list[tuple[int, int, int, bool]]]:
     """For each stage its units: channels before and after, stride, and whether it is the stage's first."""
-    before = ROOT_WIDTH * factor
+    before = root_width
     for stage, units in enumerate(layers):
-        after = backbone_width(layers[: stage + 1]) * factor
+        after = backbone_width(layers[: stage + 1], root_width)
         first = (before, after, 1 if stage == 0 else 2, True)
         yield [first] + [(after, after, 1, False)] * (units - 1)
         before = after

@@ -10,6 +10,7 @@ from typing import Any
 from vitrail.errors import UserError, did_you_mean
 from vitrail.model.config import ViTConfig
 from vitrail.model.fields import as_type, refuse_unknown
+from vitrail.model.resnet_config import RESNETS, ResNetConfig, is_resnet, resnet_variant
 
 # Name -> (width, depth, heads, mlp width, the patch sizes with a name). Ti..H: Dosovitskiy et al. (2021), Table 1, and
 # Steiner et al. (2022), Table 1; g, G: Zhai et al. (2022), Table 2, G's MLP as released (8192).
@@ -66,9 +67,14 @@ def variant(name: str, **changes: Any) -> ViTConfig:
     elif size in _SIZES and patch.isdecimal():
         values = _plain(size, int(patch))
     else:
-        raise UserError(f"unknown variant {name!r}: {did_you_mean(name, VARIANTS)}")
+        raise UserError(f"unknown variant {name!r}: {did_you_mean(name, [*VARIANTS, *RESNETS])}")
     refuse_unknown(ViTConfig, changes)
     values |= changes
     p = max(1, as_type("patch_size", values["patch_size"], int))
     values.setdefault("image_size", (max(p, 224 // p * p),) * 2)
     return ViTConfig(**values)
+
+
+def model_variant(name: str, **changes: Any) -> ViTConfig | ResNetConfig:
+    """The configuration of any named variant: a ResNet's such as ``R50x1``, else a Vision Transformer's (``variant``)."""
+    return resnet_variant(name, **changes) if is_resnet(name) else variant(name, **changes)

@@ -4,7 +4,8 @@ Shapes: B batch, C channels, H W image height and width, h w grid rows and colum
 distillation token, registers), N = P + h w tokens, D width. Parameter names are timm's.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from itertools import repeat
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitrail.errors import UserError, did_you_mean
-from vitrail.model.attention import Attention, Rotation
+from vitrail.model.attention import NOWHERE, Attention, Place
 from vitrail.model.config import ViTConfig
 from vitrail.model.drop_path import DropPath
 from vitrail.model.init import init_weights
@@ -82,6 +83,7 @@ class Block(nn.Module):
     def __init__(self, config: ViTConfig, drop_path: float) -> None:
         super().__init__()
         D = config.width
+        self.pos_embed = KINDS[config.position].create(config) if config.site == "layers" else None
 
         def scale() -> nn.Module:
             return nn.Identity() if config.layer_scale is None else LayerScale(D, config.layer_scale)
@@ -94,8 +96,10 @@ class Block(nn.Module):
         self.ls2 = scale()
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, z: Tensor, rotation: Rotation | None, collected: Collected) -> Tensor:
-        attention, weights = self.attn(self.norm1(z), rotation, explicit="attention" in collected)
+    def forward(self, z: Tensor, place: Place, collected: Collected) -> Tensor:
+        if place.added is not None:
+            z = z + place.added
+        attention, weights = self.attn(self.norm1(z), place, explicit="attention" in collected)
         attention = self.drop_path(self.ls1(attention))
         z = z + attention
         mlp = self.drop_path(self.ls2(self.mlp(self.norm2(z))))
@@ -108,7 +112,8 @@ class ViT(nn.Module):
     """A Vision Transformer: images (B, C, H, W), normalised as ``preprocess`` says, -> logits (B, classes).
 
     Any image size that its patch size divides is accepted: at a grid that is not the configuration's own, the position
-    embedding is interpolated.
+    embedding is resized, as its kind says. Positions come in once, before the blocks, or in every block
+    (``config.site``; Dosovitskiy et al., 2021, appendix D.4).
 
     Attributes:
         config: its ViTConfig.
@@ -130,7 +135,7 @@ class ViT(nn.Module):
         self.cls_token = nn.Parameter(torch.empty(1, 1, D)) if config.class_token else None
         self.dist_token = nn.Parameter(torch.empty(1, 1, D)) if config.distilled else None
         self.reg_token = nn.Parameter(torch.empty(1, config.registers, D)) if config.registers else None
-        pos_embed = KINDS[config.position].create(config)
+        pos_embed = KINDS[config.position].create(config) if config.site != "layers" else None
         if isinstance(pos_embed, nn.Parameter):
             self.pos_embed: Tensor | None = pos_embed
         else:
@@ -151,16 +156,14 @@ class ViT(nn.Module):
         init_weights(self)
 
     def embed(self, images: Tensor) -> Tensor:
-        """Equation 1: patches, class token and registers, positions. (B, C, H, W) -> (B, N, D)."""
-        grid = self._grid(images)
+        """Equation 1: patches, class token and registers, positions at the stem. (B, C, H, W) -> (B, N, D)."""
+        self._grid(images)  # refuses other sizes
         z = self.patch_embed(images)
-        table = KINDS[self.config.position].table(self.pos_embed, self.config, grid)
-        if table is not None and not self.config.prefix_positions:
-            z = z + table
         tokens = (self.cls_token, self.dist_token, self.reg_token)
         z = torch.cat([*(token.expand(len(z), -1, -1) for token in tokens if token is not None), z], dim=1)
-        if table is not None and self.config.prefix_positions:
-            z = z + table
+        place = self._place(self, images) if self.config.site == "stem" else NOWHERE
+        if place.added is not None:
+            z = z + place.added
         return self.norm_pre(self.pos_drop(z))
 
     def encode(self, images: Tensor, collected: Collected | None = None) -> Tensor:
@@ -168,9 +171,8 @@ class ViT(nn.Module):
         collected = {} if collected is None else collected
         z = self.embed(images)
         _keep(collected, embedded=z)
-        rotation = KINDS[self.config.position].rotation(self.config, self._grid(images), images.device)
-        for block in self.blocks:
-            z = block(z, rotation, collected)
+        for block, place in zip(self.blocks, self._places(images), strict=True):
+            z = block(z, place, collected)
         z = self.norm(z)
         _keep(collected, normed=z)
         return z
@@ -222,6 +224,18 @@ class ViT(nn.Module):
         collected: Collected = {name: [] for name in collect}
         features = self.pool(self.encode(images, collected))
         return {"logits": self.classify(features), "features": features, **collected}
+
+    def _places(self, images: Tensor) -> Iterator[Place]:
+        """What each block is told of its tokens' places."""
+        if self.config.site == "layers":
+            return (self._place(block, images) for block in self.blocks)
+        return repeat(self._place(self, images) if self.config.site == "shared" else NOWHERE, len(self.blocks))
+
+    def _place(self, holder: Any, images: Tensor) -> Place:
+        """What the table that the model or a block holds tells of the places in images of this size."""
+        kind, grid = KINDS[self.config.position], self._grid(images)
+        table = None if holder.pos_embed is None else kind.resized(holder.pos_embed, self.config, grid)
+        return kind.place(table, self.config, grid, images.device)
 
     def _grid(self, images: Tensor) -> tuple[int, int]:
         c, p = self.config.channels, self.config.patch_size

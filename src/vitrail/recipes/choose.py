@@ -4,7 +4,8 @@ import math
 from dataclasses import dataclass
 
 from vitrail.data.open import Dataset, typical_size
-from vitrail.model import ModelConfig, ViTConfig, variant
+from vitrail.data.samples import Samples
+from vitrail.model import ModelConfig, ResNetConfig, ViTConfig, is_resnet, variant
 from vitrail.recipes import files
 from vitrail.recipes.recipe import Recipe
 
@@ -12,6 +13,9 @@ from vitrail.recipes.recipe import Recipe
 PLENTY = 100_000
 # The number of training images for which the epochs of the recipes small and finetune were found.
 SMALL_IMAGES = 1_500
+# Below this many pixels a side a ResNet gets the stem for small images: the large one would leave a last map of one or
+# two positions (He et al., 2016, section 4.2, train on 32x32 pixels with a 3x3 convolution at stride 1 and no pooling).
+SMALL_SIDE = 64
 # From this ratio of the longer side to the shorter on, images are not made square.
 LONG = 1.5
 
@@ -74,13 +78,15 @@ def epochs_for(n: int, epochs: float) -> int:
 
 
 def give_size(recipe: Recipe, data: Dataset) -> tuple[Recipe, list[str]]:
-    """Fill in the image size, and the patch size of a recipe that leaves it open, from the size of the images.
+    """Fill in the image size, and the patch size or a ResNet's stem where the recipe leaves it open, from the images.
 
     A start model brings its own size (see ``start_size``); a named variant gets 224, or less where the images are smaller.
     Without either, images are brought to about 64 tokens: little data does not teach more, and attention stays cheap.
     """
     if recipe.init or data.train is None:
         return recipe, []
+    if is_resnet(recipe.variant):
+        return _give_resnet_size(recipe, data.train)
     open_patch = "variant" not in recipe.model and "patch_size" not in recipe.model
     if recipe.image_size is not None:
         if not open_patch:
@@ -99,6 +105,22 @@ def give_size(recipe: Recipe, data: Dataset) -> tuple[Recipe, list[str]]:
     height, width = grid_for(h, w, max(4, min(8, side // p)))
     reason = f"image size {height * p}x{width * p} in patches of {p}: the images are about {h}x{w}"
     return files.changed(recipe, {"image_size": (height * p, width * p), "model.patch_size": p}), [reason]
+
+
+def _give_resnet_size(recipe: Recipe, samples: Samples) -> tuple[Recipe, list[str]]:
+    """The images' size, up to 224 pixels and from the ResNet's stride on; and the small stem for small images."""
+    h, w = recipe.image_size or typical_size(samples)
+    reasons = []
+    if "stem" not in recipe.model and min(h, w) < SMALL_SIDE:
+        recipe = files.changed(recipe, {"model.stem": "small"})
+        reasons.append(f"stem small: a 3x3 convolution and no pooling, as the images are below {SMALL_SIDE} pixels")
+    if recipe.image_size is None:
+        config = recipe.architecture(classes=len(samples.labels), image_size=(224, 224))
+        assert isinstance(config, ResNetConfig)
+        side = max(config.stride, min(224, h, w))
+        recipe = files.changed(recipe, {"image_size": (side, side)})
+        reasons.insert(0, f"image size {side}x{side}: the images are about {h}x{w}")
+    return recipe, reasons
 
 
 def start_size(config: ModelConfig, own: tuple[int, int], data: Dataset) -> tuple[tuple[int, int], str]:
@@ -132,6 +154,6 @@ def grid_for(h: int, w: int, side: int) -> tuple[int, int]:
 
 
 def patch_size(recipe: Recipe) -> int:
-    """The patch size that the recipe's model has."""
+    """The patch size that the recipe's Vision Transformer has."""
     own = recipe.model.get("patch_size")
     return own if own is not None else variant(recipe.model["variant"]).patch_size

@@ -14,7 +14,7 @@ import yaml
 from pydantic import ValidationError
 
 from vitrail.errors import UserError, did_you_mean
-from vitrail.recipes.recipe import MODEL_KEYS, VARIANT_KEYS, Recipe, known_keys
+from vitrail.recipes.recipe import MODEL_KEYS, Recipe, kept_with, known_keys
 
 
 def shipped() -> list[str]:
@@ -57,11 +57,12 @@ def changed(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
     """A copy with values changed by their paths: ``{"optimizer.lr": 3e-4, "model.pool": "avg"}``.
 
     Giving ``epochs`` takes ``steps`` away, and the reverse; so do the two lengths of the warm-up. Naming a variant takes
-    away the recipe's own sizes and stem, but not its pooling or positions.
+    away the recipe's own sizes and stem, and what a model of that kind does not have, but not its pooling or positions.
     """
     values = recipe.model_dump()
     if "model.variant" in changes:
-        values["model"] = {k: v for k, v in values["model"].items() if k not in VARIANT_KEYS}
+        named = str(changes["model.variant"])
+        values["model"] = {key: value for key, value in values["model"].items() if kept_with(named, key)}
     for path, value in changes.items():
         group, keys = values, path.split(".")
         for depth, key in enumerate(keys):

@@ -4,9 +4,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from vitrail.errors import did_you_mean
-from vitrail.model.config import ViTConfig, documented_fields
-from vitrail.model.variants import variant
+from vitrail.errors import UserError, did_you_mean
+from vitrail.model import ModelConfig, is_resnet, model_variant
+from vitrail.model.config import documented_fields
+from vitrail.model.fields import descriptions
+from vitrail.model.resnet_config import ResNetConfig
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
@@ -22,7 +24,8 @@ class Group(BaseModel):
 
 class Optimizer(Group):
     name: Literal["adamw", "adam", "sgd", "muon"] = Field(
-        "adamw", description="adamw, adam, sgd (with momentum), or muon (hidden matrices by Muon, the rest by AdamW)"
+        "adamw",
+        description="adamw, adam, sgd (with momentum), or muon (a ViT's hidden matrices by Muon, all else by AdamW)",
     )
     lr: Positive = Field(1e-3, description="learning rate at the end of the warm-up")
     weight_decay: NonNegative = Field(
@@ -99,6 +102,10 @@ class Data(Group):
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
         0.1, description="share of the training images held out where the data has no val of its own"
     )
+    fraction: Annotated[float, Field(gt=0, le=1)] = Field(
+        1.0,
+        description="share of the training images that is used, with every class; a smaller share is part of a larger one",
+    )
     skip_bad: bool = Field(False, description="leave out images that cannot be read; otherwise they are an error")
     cache: bool | None = Field(
         None, description="keep resized images in memory; null does where they fit and are the same every epoch"
@@ -134,7 +141,7 @@ class Recipe(Group):
     seed: Annotated[int, Field(ge=0)] = Field(0, description="seed of initial values, order, augmentation and steps")
     image_size: Size | None = Field(None, description="height and width; null: the start's, or chosen from the data")
     model: dict[str, Any] = Field(
-        default_factory=dict, description="variant (S/16 ...), and any field of the model's configuration"
+        default_factory=dict, description="variant (S/16, R50x1 ...), and any field of the model's configuration"
     )
     init: str | None = Field(None, description="the model that the run starts from; null for random weights")
     loss: Literal["softmax", "sigmoid"] = Field(
@@ -168,40 +175,82 @@ class Recipe(Group):
         for key in self.model:
             if key not in MODEL_KEYS:
                 raise ValueError(f"unknown key 'model.{key}': {did_you_mean(key, MODEL_KEYS)}")
+        if self.init is None or "variant" in self.model:  # else the start model says what it is
+            self._check_kind()
         return self
+
+    def _check_kind(self) -> None:
+        """Refuse keys that the kind of model that the variant is does not have."""
+        for key in self.model:
+            if not has_key(self.variant, key):
+                raise ValueError(no_such_choice(key, self.variant, resnet=is_resnet(self.variant)))
+
+    @property
+    def variant(self) -> str:
+        """The name of the model's variant."""
+        return str(self.model.get("variant", _VARIANT))
 
     def to_dict(self) -> dict[str, Any]:
         """Every value as plain lists, numbers and strings, group by group, ready for YAML or JSON."""
         return self.model_dump(mode="json")
 
-    def vit_config(self, *, classes: int, image_size: tuple[int, int] | None = None, **changes: Any) -> ViTConfig:
-        """The model's configuration: its variant, the fields set in ``model``, dropout and drop path."""
+    def architecture(self, *, classes: int, image_size: tuple[int, int] | None = None, **changes: Any) -> ModelConfig:
+        """The model's configuration: its variant, the fields set in ``model``, dropout and drop path.
+
+        Raises:
+            UserError: it cannot be built; or it is a ResNet, and the recipe asks for dropout.
+        """
         fields = {**self.model, **changes}
-        name = fields.pop("variant", "S/16")
+        fields.pop("variant", None)
         size = image_size or self.image_size
         if size is not None:
             fields["image_size"] = size
-        drops = self.regularization
-        return variant(
-            name,
-            classes=classes,
-            **{
-                "dropout": drops.dropout,
-                "attention_dropout": drops.attention_dropout,
-                "drop_path": drops.drop_path,
-                **fields,
-            },
-        )
+        drops: dict[str, float] = {"drop_path": self.regularization.drop_path}
+        if is_resnet(self.variant):
+            self.refuse_dropout(self.variant)
+        else:
+            drops["dropout"] = self.regularization.dropout
+            drops["attention_dropout"] = self.regularization.attention_dropout
+        return model_variant(self.variant, classes=classes, **{**drops, **fields})
+
+    def refuse_dropout(self, name: str) -> None:
+        """A UserError if the recipe asks for dropout, of which ``name``, a ResNet, has none."""
+        for key in ("dropout", "attention_dropout"):
+            if getattr(self.regularization, key):
+                raise UserError(f"regularization.{key}: {name} is a ResNet, which has no place for it; set it to 0")
 
 
+_VARIANT = "S/16"
 # What a named variant decides.
 VARIANT_KEYS = (
     *("patch_size", "width", "depth", "heads", "head_width", "mlp_width"),
-    *("stem", "stem_width", "stem_layers"),
+    *("stem", "stem_width", "stem_layers", "stem_root"),
+    *("layers", "width_factor", "root_width"),
 )
 # image_size has its own key, classes comes from the data, and the three kinds of dropout are regularization's.
 _ELSEWHERE = {"image_size", "classes", "dropout", "attention_dropout", "drop_path"}
-MODEL_KEYS = ["variant", *(name for name in documented_fields() if name not in _ELSEWHERE)]
+_VIT_FIELDS, _RESNET_FIELDS = (
+    {name: doc for name, doc in fields.items() if name not in _ELSEWHERE}
+    for fields in (documented_fields(), descriptions(ResNetConfig))
+)
+MODEL_KEYS = ["variant", *dict.fromkeys([*_VIT_FIELDS, *_RESNET_FIELDS])]
+
+
+def has_key(variant: str, key: str) -> bool:
+    """Whether the kind of model that a variant is has this key of ``model``."""
+    return key == "variant" or key in (_RESNET_FIELDS if is_resnet(variant) else _VIT_FIELDS)
+
+
+def kept_with(variant: str, key: str) -> bool:
+    """Whether a recipe's key of ``model`` outlives the naming of a variant: it is not the variant's to say."""
+    return key not in VARIANT_KEYS and has_key(variant, key)
+
+
+def no_such_choice(key: str, name: str, *, resnet: bool) -> str:
+    """Words for a key of ``model`` that the variant or the model of this name does not have."""
+    if resnet:
+        return f"model.{key}: {name} is a ResNet, which has no such choice"
+    return f"model.{key}: {name} is a Vision Transformer, which has no such choice; R50x1, a ResNet, has"
 
 
 def documented_keys() -> dict[str, tuple[Any, str]]:
@@ -213,11 +262,19 @@ def documented_keys() -> dict[str, tuple[Any, str]]:
             for key, inner in group.model_fields.items():
                 keys[f"{name}.{key}"] = (inner.get_default(call_default_factory=True), inner.description or "")
         elif name == "model":
-            keys["model.variant"] = ("S/16", "a named size and patch size: Ti/16, S/16, B/16 ...")
-            keys |= {f"model.{k}": (None, doc) for k, doc in documented_fields().items() if k in MODEL_KEYS}
+            keys["model.variant"] = (_VARIANT, "a named size and patch size: Ti/16, S/16 ...; or a ResNet: R50x1 ...")
+            keys |= {f"model.{key}": (None, _meaning(key)) for key in MODEL_KEYS[1:]}
         else:
             keys[name] = (field.get_default(call_default_factory=True), field.description or "")
     return keys
+
+
+def _meaning(key: str) -> str:
+    """What a key of ``model`` means, to each kind of model that has it."""
+    of_vit, of_resnet = _VIT_FIELDS.get(key), _RESNET_FIELDS.get(key)
+    if of_vit is None:
+        return f"of a ResNet: {of_resnet}"
+    return of_vit if of_resnet in (None, of_vit) else f"{of_vit}; of a ResNet: {of_resnet}"
 
 
 def known_keys() -> list[str]:

@@ -1,15 +1,16 @@
 """What a run is to do: the recipe, chosen or given, and its data; and the folder that it is written to."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from vitrail.data.open import Dataset, open_data
+from vitrail.data.split import share_of
 from vitrail.errors import UserError
 from vitrail.recipes import files
 from vitrail.recipes.choose import Choice, choose, give_size, start_size
-from vitrail.recipes.recipe import VARIANT_KEYS, Recipe
+from vitrail.recipes.recipe import Recipe, kept_with
 from vitrail.training.device import Devices, resolve_precision
 from vitrail.training.forecast import BUDGET, Work, cheaper, seconds_per_image
 from vitrail.training.plan import pixels_of, start_of
@@ -64,10 +65,10 @@ def decide(
 ) -> tuple[Recipe, Dataset, list[str]]:
     """The recipe of a new run and its data, with the reasons for what was chosen and not given."""
     named = recipe if isinstance(recipe, Recipe) or recipe is None else files.load(recipe)
-    settings = {path: value for path, value in changes.items() if path.startswith("data.")}
-    own = files.changed(named or Recipe(epochs=1), settings).data
-    source = str(data) if data is not None else own.source or "digits"
-    dataset = open_data(source, val_fraction=own.val_fraction)
+    settings = {path: value for path, value in changes.items() if path.startswith("data.") or path == "seed"}
+    own = files.changed(named or Recipe(epochs=1), settings)
+    source = str(data) if data is not None else own.data.source or "digits"
+    dataset, share = _open(source, own)
     changes["data.source"] = source
     init = changes.get("init", named.init if named else None)
     reasons: list[str] = []
@@ -87,7 +88,18 @@ def decide(
         resolved, size_reasons = _fit_start(resolved, dataset, place, may_shorten)
     else:
         resolved, size_reasons = give_size(resolved, dataset)
-    return resolved, dataset, reasons + size_reasons
+    return resolved, dataset, [*share, *reasons, *size_reasons]
+
+
+def _open(source: str, recipe: Recipe) -> tuple[Dataset, list[str]]:
+    """The images of a run, of which the recipe may take a share to train on, and a note of that."""
+    data = open_data(source, val_fraction=recipe.data.val_fraction)
+    fraction, whole = recipe.data.fraction, data.train
+    if fraction == 1 or whole is None:
+        return data, []
+    train = share_of(whole, fraction, recipe.seed)
+    note = f"{len(train):,} of {len(whole):,} training images: data.fraction {fraction:g}"
+    return replace(data, train=train), [note]
 
 
 def _fit_start(recipe: Recipe, data: Dataset, place: Devices, may_shorten: bool) -> tuple[Recipe, list[str]]:
@@ -142,9 +154,14 @@ def saved(
         changes["data.source"] = str(data)
     if recipe is not None:
         asked = recipe if isinstance(recipe, Recipe) else files.load(recipe)
-        hidden = VARIANT_KEYS if "model.variant" in changes else ()
         given = files.paths(asked.model_dump(exclude_unset=True))
-        changes = {**{k: v for k, v in given.items() if k.removeprefix("model.") not in hidden}, **changes}
+        if named := changes.get("model.variant"):
+            given = {
+                path: value
+                for path, value in given.items()
+                if not path.startswith("model.") or kept_with(str(named), path.removeprefix("model."))
+            }
+        changes = {**given, **changes}
     wanted = files.changed(own_recipe, {k: v for k, v in changes.items() if v is not None})
     for path in sorted(changes):
         own, other = _at(own_recipe, path), _at(wanted, path)
@@ -154,7 +171,7 @@ def saved(
                 "leave it out, or begin a new run, from this one's model with --init"
             )
     own_recipe = files.changed(own_recipe, {path: changes[path] for path in _FREE & changes.keys()})
-    dataset = open_data(own_recipe.data.source or "digits", val_fraction=own_recipe.data.val_fraction)
+    dataset, _ = _open(own_recipe.data.source or "digits", own_recipe)
     return own_recipe, dataset, files.comments(folder / "recipe.yaml")
 
 

@@ -4,12 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 import vitrail.training.metrics as metrics_log
 from vitrail.data.samples import Samples
 from vitrail.evaluation.metrics import Evaluation, evaluate_logits
 from vitrail.evaluation.run import predict_logits
-from vitrail.model import cost
+from vitrail.model import ViTConfig, cost
 from vitrail.report.cost import machine_rows, model_rows
 from vitrail.report.page import ReportData, write_report
 from vitrail.training.decide import short_name
@@ -30,6 +31,13 @@ class Result:
     """Name of the images that ``evaluation`` is about: test if there are any, else val; empty where there are neither."""
     evaluation: Evaluation | None
     seconds: float
+    steps: int
+    kept_step: int
+    """The step whose model is kept."""
+    logits: Tensor | None = None
+    """(n, C), the kept model's on the images of ``evaluation``, in their order."""
+    targets: Tensor | None = None
+    """(n,), their classes."""
 
 
 def finish(loop: Loop, notes: list[str]) -> Result:
@@ -37,7 +45,7 @@ def finish(loop: Loop, notes: list[str]) -> Result:
     plan, folder = loop.plan, loop.folder
     split, samples = _final_part(loop)
     model = load_folder(folder / "model").to(loop.devices.device)
-    evaluation = None
+    evaluation = logits = targets = None
     if samples is not None:
         logits, targets = predict_logits(
             model, samples, batch_size=evaluation_batch(plan, loop.devices), workers=loop.workers
@@ -50,7 +58,18 @@ def finish(loop: Loop, notes: list[str]) -> Result:
             save(model, folder / "model", metrics={"test top-1": evaluation.top1, "test loss": evaluation.nll})
         write_report(report, _page(loop, notes, split, samples, evaluation))
     loop.devices.barrier()
-    return Result(folder, folder / "model", report, split, evaluation, loop.state.seconds)
+    return Result(
+        folder=folder,
+        model=folder / "model",
+        report=report,
+        split=split,
+        evaluation=evaluation,
+        seconds=loop.state.seconds,
+        steps=loop.state.step,
+        kept_step=_kept_step(loop),
+        logits=logits,
+        targets=targets,
+    )
 
 
 def _final_part(loop: Loop) -> tuple[str, Samples | None]:
@@ -60,9 +79,12 @@ def _final_part(loop: Loop) -> tuple[str, Samples | None]:
     return "", None
 
 
+def _kept_step(loop: Loop) -> int:
+    return loop.state.best.step if loop.state.best else loop.state.step
+
+
 def _record(loop: Loop, evaluation: Evaluation) -> None:
-    best = loop.state.best
-    step = best.step if best else loop.state.step
+    step = _kept_step(loop)
     record = {"step": step, "epoch": round(step / loop.plan.steps_per_epoch, 6), "split": "test"}
     loop.log.write({**record, "loss": evaluation.nll, "top1": evaluation.top1, "top5": evaluation.top5})
 
@@ -72,9 +94,10 @@ def _page(
 ) -> ReportData:
     plan = loop.plan
     n, recipe = len(plan.train.samples), plan.recipe
+    kind = "Vision Transformer" if isinstance(plan.config, ViTConfig) else "ResNet"
     millions = sum(cost.parameters(plan.config).values()) / 1e6
     return ReportData(
-        title=f"{short_name(plan.name)}: a Vision Transformer of {millions:.1f} M parameters",
+        title=f"{short_name(plan.name)}: a {kind} of {millions:.1f} M parameters",
         subtitle=f"{len(plan.labels)} classes, {n:,} training images, {plan.steps:,} steps",
         notes=notes,
         evaluation=evaluation,

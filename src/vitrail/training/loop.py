@@ -28,6 +28,10 @@ _FORECAST_AFTER = 3.0  # seconds of training, the first two steps left out
 _LOG_AT_LEAST_EVERY = 50  # steps
 
 
+class Diverged(Failure):
+    """The loss is no longer finite."""
+
+
 @dataclass(frozen=True)
 class Score:
     """A quick evaluation: cross-entropy and accuracy on ``n`` images."""
@@ -64,7 +68,7 @@ class Loop:
             Stopped: a signal came, and the state is saved.
             ImageError: an image cannot be read; what is learnt so far is saved.
             UserError: the memory of the device is not enough for the batch.
-            Failure: the loss is no longer finite.
+            Diverged: the loss is no longer finite.
         """
         try:
             self._steps(batches)
@@ -124,7 +128,7 @@ class Loop:
         window.gradient_norm += norm
         self.pending = []
         if not math.isfinite(window.loss):
-            raise Failure(
+            raise Diverged(
                 f"the loss is {window.loss} at step {self.state.step}: try a lower optimizer.lr, a longer warm-up or "
                 f"float32; the last good state is in {self.folder / 'checkpoints'}"
             )

@@ -29,7 +29,7 @@ def rule(name: str, parameter: Tensor, config: ModelConfig, settings: Optimizer)
 
     Biases, norms, tokens and positions do not decay. With layer-wise decay (Clark et al., 2020; Bao et al., 2022) the
     head learns at the full rate and each block below it at ``layer_decay`` times the rate of the block above; the stem
-    and the positions come last.
+    and the positions come last, but for those that a block has to itself. Muon takes the matrices of the blocks.
     """
     block, depth = _block(name, config), config.depth
     layer = block + 1 if block is not None else 0 if name.startswith(_STEM) or name in _TOKENS else depth + 1
@@ -37,9 +37,9 @@ def rule(name: str, parameter: Tensor, config: ModelConfig, settings: Optimizer)
     if name.startswith(_HEADS):
         scale *= settings.head_lr_scale
     return Rule(
-        decays=parameter.ndim > 1 and name not in _NEVER_DECAYED,
+        decays=parameter.ndim > 1 and not name.endswith(_NEVER_DECAYED),
         lr_scale=scale,
-        muon=settings.name == "muon" and block is not None and parameter.ndim == 2,
+        muon=settings.name == "muon" and block is not None and parameter.ndim == 2 and not name.endswith(_TOKENS),
     )
 
 

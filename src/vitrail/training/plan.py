@@ -15,9 +15,9 @@ from vitrail.data.preprocess import Preprocess
 from vitrail.data.samples import Samples
 from vitrail.data.workers import cores
 from vitrail.errors import UserError
-from vitrail.model import ModelConfig, ViTConfig
+from vitrail.model import ModelConfig, ResNetConfig, ViTConfig, is_resnet, model_variant
 from vitrail.recipes.files import changed
-from vitrail.recipes.recipe import Recipe
+from vitrail.recipes.recipe import Recipe, no_such_choice
 from vitrail.training.memory import free_bytes
 from vitrail.weights.description import Description, read
 from vitrail.weights.embedded import UNSAID
@@ -154,7 +154,7 @@ def _note(name: str, checked: Checked | None) -> list[str]:
 
 
 def _from_scratch(recipe: Recipe, data: Dataset) -> tuple[ModelConfig, Preprocess]:
-    config = recipe.vit_config(classes=len(data.labels))
+    config = recipe.architecture(classes=len(data.labels))
     return config, _preprocess(recipe, config)
 
 
@@ -183,8 +183,11 @@ def pixels_of(start: Description, recipe: Recipe) -> Preprocess | None:
 def _from_start(recipe: Recipe, data: Dataset, start: Description) -> tuple[ModelConfig, Preprocess]:
     """The start model's shape with the data's classes, at the recipe's image size or its own."""
     config = start.config
-    chosen_here = {"variant", "pool"} if isinstance(config, ViTConfig) else {"variant"}
+    resnet = isinstance(config, ResNetConfig)
+    chosen_here = {"variant"} if resnet else {"variant", "pool"}
     for name, wanted in recipe.model.items():
+        if name != "variant" and name not in config.to_dict():
+            raise UserError(no_such_choice(name, str(recipe.init), resnet=resnet))
         own = getattr(config, name, None)
         wanted = tuple(wanted) if isinstance(own, tuple) and isinstance(wanted, list) else wanted
         if name not in chosen_here and wanted != own:
@@ -192,15 +195,15 @@ def _from_start(recipe: Recipe, data: Dataset, start: Description) -> tuple[Mode
                 f"model.{name}={wanted}, but {recipe.init} has {own}: leave it out, or start from another model"
             )
     if "variant" in recipe.model:
-        sizes = recipe.vit_config(classes=config.classes, image_size=None)
-        different = [
-            name
-            for name in ("patch_size", "width", "depth", "heads")
-            if getattr(sizes, name) != getattr(config, name, None)
-        ]
+        if is_resnet(recipe.variant) != resnet:
+            kind = "a ResNet" if resnet else "a Vision Transformer"
+            raise UserError(f"{recipe.init} is not a {recipe.variant}: it is {kind}; leave --model out")
+        names = ("layers", "width_factor", "root_width") if resnet else ("patch_size", "width", "depth", "heads")
+        sizes = model_variant(recipe.variant, **{name: recipe.model[name] for name in names if name in recipe.model})
+        different = [name for name in names if getattr(sizes, name) != getattr(config, name)]
         if different:
-            details = ", ".join(f"{n} {getattr(config, n, None)} instead of {getattr(sizes, n)}" for n in different)
-            raise UserError(f"{recipe.init} is not a {recipe.model['variant']}: it has {details}; leave --model out")
+            details = ", ".join(f"{n} {getattr(config, n)} instead of {getattr(sizes, n)}" for n in different)
+            raise UserError(f"{recipe.init} is not a {recipe.variant}: it has {details}; leave --model out")
     drops = recipe.regularization
     changes: dict[str, Any] = {
         "classes": len(data.labels),
@@ -210,8 +213,8 @@ def _from_start(recipe: Recipe, data: Dataset, start: Description) -> tuple[Mode
     if isinstance(config, ViTConfig):
         changes |= {"dropout": drops.dropout, "attention_dropout": drops.attention_dropout, "representation": None}
         changes |= {"pool": recipe.model.get("pool", config.pool)}
-    elif drops.dropout or drops.attention_dropout:
-        raise UserError(f"regularization.dropout: {recipe.init} is a ResNet, which has no place for it; set it to 0")
+    else:
+        recipe.refuse_dropout(str(recipe.init))
     config = config.with_changes(**changes)
     return config, _preprocess(recipe, config, pixels_of(start, recipe))
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from vitrail.model import RESNETS, VARIANTS, ModelConfig, ResNetConfig, ViTConfig
 from vitrail.model.cost import Cost, readable
+from vitrail.model.resnet_config import ROOT_WIDTH
 from vitrail.weights.formats import timm
 
 if TYPE_CHECKING:
@@ -23,7 +24,8 @@ def model_card(
 ) -> str:
     """Markdown with the Hub's front matter. The licence is left to the person who publishes the model."""
     opens_in_timm = timm.no_equal(config) is None
-    tags = ["vision-transformer", "vitrail", *(["timm"] if opens_in_timm else [])]
+    kind = "resnet" if isinstance(config, ResNetConfig) else "vision-transformer"
+    tags = [kind, "vitrail", *(["timm"] if opens_in_timm else [])]
     front = [
         "---",
         "pipeline_tag: image-classification",
@@ -52,7 +54,16 @@ _POOLING = {
     "token_avg": "class token and average pooling",
     "map": "attention pooling",
 }
-_POSITIONS = {"sincos2d": "sin-cos 2-D positions", "rotary2d": "rotary 2-D positions", "none": "no positions"}
+_POSITIONS = {
+    "learned": "learned positions",
+    "learned2d": "learned 2-D positions",
+    "sincos2d": "sin-cos 2-D positions",
+    "relative": "relative positions",
+    "relative_bias": "relative position biases",
+    "rotary2d": "rotary 2-D positions",
+    "none": "no positions",
+}
+_SITES = {"stem": "", "layers": " in each block", "shared": " shared by the blocks"}
 
 
 def architecture(config: ModelConfig) -> str:
@@ -70,13 +81,15 @@ def architecture(config: ModelConfig) -> str:
     words.append(f"width {config.width}, depth {config.depth}, heads {config.heads}, MLP {config.mlp_width}")
     if config.stem == "hybrid":
         words.append(f"hybrid stem of {list(config.stem_layers) or 'one convolution'}")
+        words += ["root for small images"] if config.stem_root == "small" else []
+        words += [f"root of {config.stem_width} channels"] if config.backbone.root_width != ROOT_WIDTH else []
     elif config.stem != "linear":
         words.append(f"{config.stem} stem")
     words.append(_POOLING[config.pool])
     if config.registers:
         words.append(f"{config.registers} registers")
-    if config.position != "learned":
-        words.append(_POSITIONS[config.position])
+    if config.position != "learned" or config.site != "stem":
+        words.append(_POSITIONS[config.position] + _SITES[config.position_site or "stem"])
     switches = {
         "distillation token": config.distilled,
         "norms around the patches": config.patch_norm,
@@ -96,7 +109,10 @@ def architecture(config: ModelConfig) -> str:
 def _resnet(config: ResNetConfig) -> str:
     named = [n for n, values in RESNETS.items() if all(getattr(config, key) == value for key, value in values.items())]
     size = named[0] if named else f"of {list(config.layers)} units, width factor {config.width_factor}"
-    return f"BiT ResNet-v2 {size}" + (", stem for small images" if config.stem == "small" else "")
+    words = [f"BiT ResNet-v2 {size}"]
+    words += [f"root width {config.root_width}"] if config.root_width != ROOT_WIDTH else []
+    words += ["stem for small images"] if config.stem == "small" else []
+    return ", ".join(words)
 
 
 def _what(config: ModelConfig) -> str:

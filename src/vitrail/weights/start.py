@@ -10,7 +10,6 @@ from torch import Tensor
 from vitrail.errors import UserError
 from vitrail.model import Model, ModelConfig, ResNet, ViT, ViTConfig
 from vitrail.model.positions import KINDS
-from vitrail.model.resize import resize_positions
 from vitrail.weights.build import empty, fill, shapes
 from vitrail.weights.load import load
 from vitrail.weights.names import Entry, plan, to_ours
@@ -32,7 +31,7 @@ def start_from(
     The head's rows are kept, in the order of ``labels``, if ``init`` knows every one of them by name (and the head's input
     is the same); else it starts at zero, as in the paper (Dosovitskiy et al., 2021, section 3.2), and a representation
     layer is dropped unless ``config`` asks for the one that is there. Learned positions are interpolated to the new grid in the
-    start model's own way; fixed ones are computed for it.
+    start model's own way, as its forward pass does; fixed ones are computed for it.
 
     Args:
         config: the model wanted; usually ``read(init).config.with_changes(classes=..., image_size=...)``.
@@ -73,19 +72,18 @@ def start_from(
 
 
 def _fit_positions(state: dict[str, Tensor], old: ViTConfig, new: ViTConfig) -> list[str]:
-    if "pos_embed" not in state or old.grid == new.grid:
+    """Bring every table of positions, of the model or of its blocks, to the new grid."""
+    tables = [key for key in state if key.rpartition(".")[2] == "pos_embed"]
+    alike = old.position == new.position or {old.position, new.position} == {"learned", "sincos2d"}
+    if not tables or old.grid == new.grid or not alike:
         return []
-    if new.position == "learned":
-        prefix, method = old.prefix_tokens if old.prefix_positions else 0, old.position_interpolation
-        state["pos_embed"] = resize_positions(state["pos_embed"], old.grid, new.grid, prefix=prefix, method=method)
-        how = f"interpolated ({method})"
-    else:
-        fresh = KINDS[new.position].create(new)  # fixed: a function of grid and width
-        assert fresh is not None
-        state["pos_embed"] = fresh.detach()
-        how = "computed"
+    kind = KINDS[new.position]
+    for key in tables:
+        state[key] = kind.resized(state[key], old, new.grid)
+    how = "computed" if new.position == "sincos2d" else f"interpolated ({old.position_interpolation})"
+    what = "position embedding" if len(tables) == 1 else f"position embeddings of {len(tables)} blocks"
     (h, w), (h2, w2) = old.grid, new.grid
-    return [f"position embedding {how} from a grid of {h}x{w} to {h2}x{w2}"]
+    return [f"{what} {how} from a grid of {h}x{w} to {h2}x{w2}"]
 
 
 def _fit_representation(state: dict[str, Tensor], old: ViTConfig, new: ViTConfig) -> list[str]:

@@ -6,7 +6,7 @@ from typing import Any
 from vitrail.model.config import ViTConfig
 from vitrail.weights.formats.facebook_names import PERIODS, ROTARY_BASE
 from vitrail.weights.formats.format import ModelConfig
-from vitrail.weights.formats.layouts import differs, other_heads, with_prefix_rows
+from vitrail.weights.formats.layouts import differs, other_heads, other_positions, with_prefix_rows
 from vitrail.weights.names import Tensors
 
 # What every model of Facebook's has.
@@ -31,7 +31,7 @@ def _common(config: Any) -> str | None:
 
 def _table(config: ViTConfig) -> str | None:
     """Fixed sines and cosines are written as the table that they are."""
-    return None if config.position in ("learned", "sincos2d") else f"its {config.position} positions"
+    return other_positions(config, ("learned", "sincos2d"))
 
 
 def _plain(config: Any) -> str | None:

@@ -13,7 +13,7 @@ from vitrail.model.resnet_config import MAX_STAGES, ROOT_WIDTH, backbone_stride
 from vitrail.weights.formats import google_resnet
 from vitrail.weights.formats.format import Format, ModelConfig
 from vitrail.weights.formats.google_names import VISION_TRANSFORMER, Names, big_vision_entries, names_of, plain_entries
-from vitrail.weights.formats.layouts import differs, other_heads
+from vitrail.weights.formats.layouts import differs, other_heads, other_positions, other_root
 from vitrail.weights.formats.shapes import (
     contract,
     count,
@@ -188,13 +188,15 @@ def _no_equal_plain(config: Any) -> str | None:
         return reason
     if config.stem not in ("linear", "hybrid"):
         return f"its {config.stem} stem"
+    if reason := other_root(config):
+        return reason
     if (config.pool, config.class_token) not in (("token", True), ("avg", False)):
         return f"its pool {config.pool} {'with' if config.class_token else 'without'} a class token"
     if config.position != "learned" or (config.class_token and not config.prefix_positions):
         return f"its {config.position} positions" + (
             "" if config.prefix_positions else " without one for the class token"
         )
-    return None
+    return other_positions(config, ("learned",))
 
 
 def _no_equal_big_vision(config: Any) -> str | None:
@@ -203,8 +205,8 @@ def _no_equal_big_vision(config: Any) -> str | None:
         return reason
     if (config.pool, config.class_token) not in (("token", True), ("avg", False), ("map", False)):
         return f"its pool {config.pool} {'with' if config.class_token else 'without'} a class token"
-    if config.position not in ("learned", "sincos2d"):
-        return f"its {config.position} positions"
+    if reason := other_positions(config, ("learned", "sincos2d")):
+        return reason
     if config.class_token and config.prefix_positions and config.position == "learned":
         return "that its class token has a position"
     return None

@@ -60,7 +60,9 @@ def no_equal(config: Any) -> str | None:
     """What keeps BiT's code from building a configuration, in words; None where nothing does."""
     if not isinstance(config, ResNetConfig):
         return "it is not a ResNet"
-    return f"its {config.stem} stem" if config.stem != "large" else None
+    if config.stem != "large":
+        return f"its {config.stem} stem"
+    return f"its root_width of {config.root_width} (BiT: {ROOT_WIDTH})" if config.root_width != ROOT_WIDTH else None
 
 
 def _norm(ours: str, theirs: str) -> list[Entry]:

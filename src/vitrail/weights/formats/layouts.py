@@ -1,10 +1,11 @@
 """What several origins need to write: tensors that lie otherwise there, and words for what an origin lacks."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from vitrail.errors import UserError
-from vitrail.model.config import ViTConfig
+from vitrail.model.config import POSITION_SITES, ViTConfig
+from vitrail.model.resnet_config import ROOT_WIDTH
 from vitrail.weights.formats.format import ModelConfig
 from vitrail.weights.names import Layout, Shape, Tensors, reshaped
 
@@ -28,6 +29,26 @@ def other_heads(config: ViTConfig) -> str | None:
     """Words for heads that do not add up to the width, which most libraries lack."""
     if config.attention_width != config.width:
         return f"its heads, which add up to {config.attention_width} and not to the width {config.width}"
+    return None
+
+
+def other_root(config: ViTConfig) -> str | None:
+    """Words for a hybrid whose ResNet begins otherwise than the published ones, which are all that others know."""
+    if config.stem != "hybrid":
+        return None
+    if config.stem_root != "large":
+        return f"its hybrid stem with a {config.stem_root} root"
+    if (width := config.backbone.root_width) != ROOT_WIDTH:
+        return f"its hybrid stem with a root of {width} channels, where there is only {ROOT_WIDTH}"
+    return None
+
+
+def other_positions(config: ViTConfig, known: Collection[str]) -> str | None:
+    """Words for a position embedding that an origin lacks, or has only at the usual place."""
+    if config.position not in known:
+        return f"its {config.position} positions"
+    if config.position_site not in (None, *POSITION_SITES[config.position][:1]):
+        return f"its {config.position} positions in every block, which are added once there, before the first"
     return None
 
 

@@ -7,7 +7,7 @@ from vitrail.data.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from vitrail.errors import UserError
 from vitrail.model.config import ViTConfig
 from vitrail.weights.formats.format import Format, ModelConfig, Shapes
-from vitrail.weights.formats.layouts import differs, other_heads, with_prefix_rows
+from vitrail.weights.formats.layouts import differs, other_heads, other_positions, with_prefix_rows
 from vitrail.weights.formats.shapes import (
     contract,
     count,
@@ -135,8 +135,8 @@ def no_equal(config: Any) -> str | None:
     """What keeps torchvision from building a configuration, in words; None where nothing does."""
     if not isinstance(config, ViTConfig):
         return "it is not a Vision Transformer"
-    if config.position not in ("learned", "sincos2d"):
-        return f"its {config.position} positions"
+    if reason := other_positions(config, ("learned", "sincos2d")):
+        return reason
     if config.image_size[0] != config.image_size[1]:
         return "its images, which are not square"
     if not config.classes:

@@ -10,7 +10,7 @@ from vitrail.errors import UserError
 from vitrail.model.config import ViTConfig
 from vitrail.model.fields import as_type
 from vitrail.weights.formats.format import Format, ModelConfig
-from vitrail.weights.formats.layouts import differs, with_prefix_rows
+from vitrail.weights.formats.layouts import differs, other_positions, with_prefix_rows
 from vitrail.weights.formats.shapes import (
     HEAD_WIDTH,
     count,
@@ -139,15 +139,16 @@ def read_preprocess(found: Found, config: ModelConfig) -> "Preprocess | None":
 def _no_equal_vit(config: Any) -> str | None:
     if reason := _no_equal(config) or differs(config, {"registers": 0}):
         return reason
-    if config.position not in ("learned", "sincos2d"):
-        return f"its {config.position} positions"
+    if reason := other_positions(config, ("learned", "sincos2d")):
+        return reason
     if (config.pool, config.class_token) not in (("token", True), ("avg", False)):
         return f"its pool {config.pool} {'with' if config.class_token else 'without'} a class token"
     return None
 
 
 def _no_equal_simple(config: Any) -> str | None:
-    return _no_equal(config) or differs(config, {"position": "sincos2d", "pool": "avg", "class_token": False})
+    wanted = {"position": "sincos2d", "pool": "avg", "class_token": False}
+    return _no_equal(config) or differs(config, wanted) or other_positions(config, ("sincos2d",))
 
 
 def _no_equal(config: Any) -> str | None:

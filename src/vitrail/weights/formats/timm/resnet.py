@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from vitrail.model.resnet_config import ResNetConfig
+from vitrail.model.resnet_config import ROOT_WIDTH, ResNetConfig
 from vitrail.weights.formats.timm import config as folder
 from vitrail.weights.formats.timm.architectures import LAYERS, MODEL, WIDTH_FACTOR, Arguments
 from vitrail.weights.formats.timm.config import Json
@@ -53,6 +53,8 @@ def no_equal(config: ResNetConfig) -> str | None:
     """What keeps timm from building this ResNet, in words; None where nothing does."""
     if config.stem != "large":
         return f"its {config.stem} stem"
+    if config.root_width != ROOT_WIDTH:
+        return f"its root_width of {config.root_width} (timm: {ROOT_WIDTH})"
     if (config.layers, config.width_factor) not in _REGISTERED:
         units = "-".join(map(str, config.layers))
         return f"its ResNet of {units} units a stage at width factor {config.width_factor} (timm registers six others)"

@@ -4,6 +4,7 @@ from typing import Any
 
 from vitrail.model.config import ACTIVATIONS, ViTConfig
 from vitrail.model.resnet_config import backbone_stride
+from vitrail.weights.formats.layouts import other_positions, other_root
 from vitrail.weights.formats.timm import config as folder
 from vitrail.weights.formats.timm.architectures import (
     CLIP_NORM,
@@ -115,11 +116,13 @@ def no_equal(config: ViTConfig) -> str | None:
     """What keeps timm's VisionTransformer from answering as this model, in words; None where nothing does."""
     if (reason := no_equal_anywhere(config)) is not None:
         return reason
-    if config.position == "rotary2d":
-        return "its rotary positions"
+    if reason := other_positions(config, ("learned", "sincos2d", "none")):
+        return reason
     if config.norm_eps not in (EPS, CLIP_EPS):
         return _unlike_eps(config)
     hybrid = config.stem == "hybrid"
+    if reason := other_root(config):
+        return reason
     if hybrid and config.stem_layers not in _HYBRIDS:
         units = "-".join(map(str, config.stem_layers))
         return f"its hybrid stem of {units} units a stage (timm: {', '.join('-'.join(map(str, k)) for k in _HYBRIDS if k)})"

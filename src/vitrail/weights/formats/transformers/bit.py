@@ -116,7 +116,9 @@ def _notes(found: Found) -> tuple[str, ...]:
 def _no_equal(config: Any) -> str | None:
     if not isinstance(config, ResNetConfig):
         return "it is no ResNet"
-    return None if config.stem == "large" else f"its {config.stem} stem"
+    if config.stem != "large":
+        return f"its {config.stem} stem"
+    return f"its root_width of {config.root_width} (BiT: {ROOT_WIDTH})" if config.root_width != ROOT_WIDTH else None
 
 
 def _documents(config: Any, names: Sequence[str], preprocess: "Preprocess | None") -> Documents:
@@ -125,8 +127,8 @@ def _documents(config: Any, names: Sequence[str], preprocess: "Preprocess | None
         "architectures": [_CLASSIFIER if config.classes else _MODEL],
         "model_type": "bit",
         "num_channels": config.channels,
-        "embedding_size": config.root_width,
-        "hidden_sizes": [backbone_width(config.layers[: stage + 1]) * config.width_factor for stage in stages],
+        "embedding_size": config.root_channels,
+        "hidden_sizes": [backbone_width(config.layers[: stage + 1], config.root_channels) for stage in stages],
         "depths": list(config.layers),
         "layer_type": "preactivation",
         "hidden_act": "relu",

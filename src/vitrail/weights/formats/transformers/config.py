@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from vitrail.errors import UserError
-from vitrail.model.config import ViTConfig
+from vitrail.model.config import POSITIONS, ViTConfig
 from vitrail.weights.files.untrusted import shown
+from vitrail.weights.formats.layouts import other_positions
 from vitrail.weights.found import CONFIG, Found
 
 Json = Mapping[str, Any]
@@ -273,7 +274,7 @@ def difference(config: Any, wanted: Mapping[str, tuple[Any, ...]]) -> str | None
         value = getattr(config, name)
         if value not in values:
             return f"its {name} {_word(value)}, where it has {' or '.join(_word(one) for one in values)}"
-    return None
+    return other_positions(config, POSITIONS)
 
 
 def cut_note(keys: Keys) -> tuple[str, ...]:

@@ -1,0 +1,40 @@
+"""What a study's numbers say and what they do not, in sentences for a reader who has not seen the code.
+
+Accuracy is in per cent, a difference in points: 97.0 % is 2.0 points ahead of 95.0 %. In brackets is the 95 % interval.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from vitrail.studies.conclusions import along, arms, cost, rates
+from vitrail.studies.conclusions.cautions import cautions, costs
+from vitrail.studies.conclusions.words import value, values_tried
+from vitrail.studies.findings import Point, Setting
+from vitrail.studies.study import Study
+
+_VIEWS: Mapping[str, Callable[[Study, Setting, Sequence[Point]], list[str]]] = {
+    "arms": arms.sentences,
+    "rates": rates.sentences,
+    "along": along.sentences,
+    "cost": cost.sentences,
+}
+
+
+def conclude(study: Study, setting: Setting, points: Sequence[Point]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Conclusions in order of weight, and cautions; each an item of one sentence or a few.
+
+    A study with values along an axis that is viewed otherwise is told at the last of them, as its figure shows it.
+    Without any points there is nothing to say.
+    """
+    if not points:
+        return (), ()
+    said: list[str] = []
+    told = list(points)
+    if study.along and study.view != "along":
+        last = values_tried(study, points)[-1]
+        told = [point for point in points if point.along == last]
+        label = study.along.label or study.along.key
+        said.append(f"What follows is for {label} {value(study, last)}. The other values are in the table.")
+    said += _VIEWS[study.view](study, setting, told)
+    if study.match or study.view != "cost":
+        said += costs(study, told)
+    return tuple(said), tuple(cautions(study, setting, points))

@@ -1,0 +1,164 @@
+"""What the numbers of a study do not say, whatever its view; and how equal the arms' costs are."""
+
+import math
+from collections.abc import Callable, Sequence
+
+from vitrail.studies.conclusions.words import between, joined, named, several, value
+from vitrail.studies.findings import Point, Setting
+from vitrail.studies.outcome import Size
+from vitrail.studies.study import Study
+
+_LISTED = 6
+_COSTS: tuple[tuple[str, Callable[[Size], float]], ...] = (
+    ("parameters", lambda size: size.parameters),
+    ("FLOPs for one image", lambda size: size.flops),
+    ("training steps", lambda size: size.steps),
+)
+
+
+def cautions(study: Study, setting: Setting, points: Sequence[Point]) -> list[str]:
+    """Sentences, those that this study gives rise to first."""
+    return [
+        *_at_the_edge(study, points),
+        *_diverged(study, points),
+        *(
+            [f"Left out, as they cannot be built on these data: {several(setting.left_out)}."]
+            if setting.left_out
+            else ()
+        ),
+        *_chance(study, points),
+        *_scope(setting, points),
+        *_measures(setting),
+    ]
+
+
+def costs(study: Study, points: Sequence[Point]) -> list[str]:
+    """How far the arms' costs are from those of the arm that they are matched to, or else of the reference."""
+    to = study.match.to if study.match else study.reference
+    answer = [point for point in points if point.chosen]
+    standards = {repr(point.along): point.size for point in answer if point.arm == to}
+    pairs = [(p, standards[repr(p.along)]) for p in answer if p.arm != to and repr(p.along) in standards]
+    if not pairs:
+        return []
+    equal, unequal = [], []
+    for name, cost in _COSTS:
+        furthest, other = max(pairs, key=lambda pair: abs(math.log(cost(pair[0].size) / cost(pair[1]))))
+        ratio = cost(furthest.size) / cost(other)
+        if ratio == 1:
+            equal.append(name)
+        else:
+            unequal.append(f"{name} {_deviation(ratio)} ({named(furthest.arm)})")
+    by = ""
+    if study.match:
+        by = "FLOPs for one image" if study.match.by == "flops" else "parameters"
+        by = f"The arms are matched to {named(to)} by {by}. "
+    said = [f"The largest deviations from {named(to)}: {joined(unequal)}."] if unequal else []
+    if equal:
+        said.append(f"The same for all arms: {joined(equal)}.")
+    return [by + " ".join(said)]
+
+
+def _deviation(ratio: float) -> str:
+    return f"{100 * (ratio - 1):+.1f} %".replace("-", "−") if ratio < 2 else f"{ratio:.3g} times"
+
+
+def _at_the_edge(study: Study, points: Sequence[Point]) -> list[str]:
+    """Arms whose best learning rate is the smallest or the largest that they tried."""
+    grids: dict[tuple[str, str], list[float]] = {}
+    for point in points:
+        grids.setdefault((point.arm, repr(point.along)), []).append(point.lr)
+    answer = [point for point in points if point.chosen]
+    if all(len(grids[p.arm, repr(p.along)]) < 3 for p in answer):
+        most = max(len(grid) for grid in grids.values())
+        tried = "Only one learning rate was tried" if most == 1 else "Only two learning rates were tried"
+        return [f"{tried} for each arm: a better one may lie outside, and an arm may be better than shown."]
+    said = []
+    for word, end in (("smallest", min), ("largest", max)):
+        arms: dict[str, list[Point]] = {}
+        for point in answer:
+            grid = grids[point.arm, repr(point.along)]
+            if point.lr == end(grid):
+                arms.setdefault(point.arm, []).append(point)
+        if arms:
+            listed = several([f"{named(arm)} ({_places(study, own)})" for arm, own in arms.items()])
+            said.append(
+                f"The chosen learning rate is the {word} tried for {listed}. The best may lie outside, and there the arm "
+                "may be better than shown."
+            )
+    return said
+
+
+def _places(study: Study, points: Sequence[Point]) -> str:
+    """The points' learning rates, and the values along the axis where there are several."""
+    if not study.along:
+        return f"{points[0].lr:g}"
+    return joined([f"{point.lr:g} at {value(study, point.along)}" for point in points])
+
+
+def _diverged(study: Study, points: Sequence[Point]) -> list[str]:
+    texts = [
+        f"{named(point.arm)} at {_places(study, [point])}, {point.diverged} of {point.seeds}"
+        for point in points
+        if point.diverged
+    ]
+    if not texts:
+        return []
+    more = [f"and {len(texts) - _LISTED} more in the table"] if len(texts) > _LISTED else []
+    return [f"Runs that diverged (their loss became no number) count as 0 %: {several(texts[:_LISTED] + more)}."]
+
+
+def _chance(study: Study, points: Sequence[Point]) -> list[str]:
+    """What the intervals count, and what they do not."""
+    answer = [point for point in points if point.chosen]
+    seeds = between([point.seeds for point in answer])
+    comparisons = sum(point.difference is not None for point in answer)
+    said = [
+        f"Each arm was trained with {seeds} seeds (random starts and orders). The intervals count the chance of the seed "
+        "and of the images that were asked, not that of other training images or of which learning rate was chosen."
+    ]
+    if comparisons > 1:
+        said.append(
+            f"An interval holds the true value in about 95 of 100 cases, for one comparison. There are {comparisons}; an arm is "
+            f"called different only if it would be at 5 % / {comparisons} (Bonferroni), so that the chance of any false "
+            "alarm stays near 5 %."
+        )
+    if any(not point.told_apart and point.difference for point in answer):
+        said.append(
+            "Arms that cannot be told apart need not be equal: more seeds or more images may show a difference."
+        )
+    if len(study.arms) > 2:
+        said.append(f"Arms are compared with {named(study.reference)}; two others were not tested against each other.")
+    if any(point.seeds == 1 for point in points if not point.chosen):
+        said.append(
+            "Learning rates that were not chosen may have been tried with one seed only; their intervals then count the "
+            "chance of the images alone."
+        )
+    return said
+
+
+def _scope(setting: Setting, points: Sequence[Point]) -> list[str]:
+    """On what data, which models and how long a training the study stands."""
+    rates = sorted({point.lr for point in points})
+    sizes = [point.size for point in points]
+    height, width = setting.image_size
+    grid = joined([f"{lr:g}" for lr in rates])
+    return [
+        f"One data set was used ({setting.data}, {setting.classes:,} classes, {setting.train:,} training images). "
+        "Another may order the arms differently.",
+        f"The models have {between([size.parameters for size in sizes])} parameters and were trained for "
+        f"{between([size.steps for size in sizes])} steps on images of {height}x{width} pixels. Larger models or longer "
+        "training may order them differently.",
+        f"Learning rates come from a grid ({grid}) and were chosen on {setting.val:,} validation images. All other "
+        "settings are shared, and may suit one arm better than another.",
+    ]
+
+
+def _measures(setting: Setting) -> list[str]:
+    said = []
+    if setting.reported_split != "test":
+        said.append(f"These are not test images: accuracy is on {setting.reported:,} images, {setting.reported_split}.")
+    if setting.jobs > 1:
+        said.append(
+            f"Times were measured with {setting.jobs} runs side by side, which slow each other down. Compare FLOPs instead."
+        )
+    return said

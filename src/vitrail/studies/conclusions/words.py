@@ -1,0 +1,104 @@
+"""Numbers in words: accuracies, differences in points, costs, lists."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from vitrail.studies.findings import Estimate, Point, Setting
+from vitrail.studies.study import Study
+
+_LARGE = ((1e12, "trillion"), (1e9, "billion"), (1e6, "million"))
+
+
+def named(arm: str) -> str:
+    """An arm's name in quotation marks, as it may hold commas."""
+    return f"“{arm}”"
+
+
+def percent(share: float) -> str:
+    """``97.3 %``."""
+    return f"{100 * share:.1f} %"
+
+
+def accuracy(estimate: Estimate) -> str:
+    """``97.3 % (96.5 to 98.1)``."""
+    return f"{percent(estimate.mean)} ({100 * estimate.low:.1f} to {100 * estimate.high:.1f})"
+
+
+def amount(estimate: Estimate) -> str:
+    """The size of a difference whose interval does not hold 0, whatever its sign: ``2.3 points (1.1 to 3.4)``."""
+    low, high = sorted((abs(estimate.low), abs(estimate.high)))
+    return f"{points(estimate.mean)} ({100 * low:.1f} to {100 * high:.1f})"
+
+
+def difference(estimate: Estimate) -> str:
+    """``2.3 points behind (1.1 to 3.4)``; where it may be either, ``0.3 points ahead (1.2 behind to 1.8 ahead)``."""
+    mean = points(estimate.mean)
+    direction = "level" if mean == points(0) else f"{mean} {'ahead' if estimate.mean > 0 else 'behind'}"
+    if sign(estimate) and direction != "level":
+        return f"{direction} ({amount(estimate).split('(')[1]}"
+    return f"{direction} ({_end(estimate.low)} to {_end(estimate.high)})"
+
+
+def _end(end: float) -> str:
+    return f"{100 * abs(end):.1f} {'behind' if end < 0 else 'ahead'}"
+
+
+def sign(estimate: Estimate) -> int:
+    """1 or -1 where the whole interval is on one side of 0, else 0."""
+    return (estimate.low > 0) - (estimate.high < 0)
+
+
+def points(share: float) -> str:
+    """The size of a difference of two percentages: ``2.3 points``."""
+    return f"{100 * abs(share):.1f} points"
+
+
+def unseen(compared: Sequence[Point]) -> str:
+    """How large a difference would have gone unseen: half the width of the intervals, the narrowest to the widest."""
+    halves = sorted((p.difference.high - p.difference.low) / 2 for p in compared if p.difference)
+    low, high = f"{100 * halves[0]:.1f}", f"{100 * halves[-1]:.1f}"
+    return f"{low} points" if low == high else f"{low} to {high} points (it depends on the arm)"
+
+
+def several(items: Sequence[str]) -> str:
+    """``a; b; c``: the items may hold commas."""
+    return "; ".join(items)
+
+
+def joined(items: Sequence[str]) -> str:
+    """``a, b and c``."""
+    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
+
+
+def large(number: float) -> str:
+    """Three figures: ``12,300``, ``1.23 million``."""
+    for limit, word in _LARGE:
+        if float(f"{number:.3g}") >= limit:
+            return f"{float(f'{number / limit:.3g}'):,g} {word}"
+    return f"{float(f'{number:.3g}'):,g}"
+
+
+def between(numbers: Sequence[float]) -> str:
+    """``3``, or ``3 to 5``."""
+    low, high = large(min(numbers)), large(max(numbers))
+    return low if low == high else f"{low} to {high}"
+
+
+def value(study: Study, along: Any) -> str:
+    """A value along the axis; a fraction as per cent."""
+    key = study.along.key if study.along else ""
+    if key.endswith("fraction") and isinstance(along, int | float):
+        return f"{100 * along:.4g} %"
+    if isinstance(along, list | tuple):
+        return "x".join(str(item) for item in along)
+    return f"{along:g}" if isinstance(along, float) else str(along)
+
+
+def values_tried(study: Study, tried: Sequence[Point]) -> list[Any]:
+    """The values along the axis that have points, in the study's order."""
+    return [along for along in (study.along.values if study.along else ()) if any(p.along == along for p in tried)]
+
+
+def images(setting: Setting) -> str:
+    """``the 540 test images``."""
+    return f"the {setting.reported:,} {'test' if setting.reported_split == 'test' else 'reported'} images"

@@ -1,0 +1,95 @@
+"""Job: one run of a study, an ordinary training run, and what the study keeps of it."""
+
+import math
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import vitrail.training.metrics as metrics_log
+from vitrail.recipes import files
+from vitrail.studies import outcome
+from vitrail.studies.outcome import Cell, Outcome, cell_of
+from vitrail.training.finish import Result
+from vitrail.training.loop import Diverged
+from vitrail.training.run import train
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run: where it stands in the study, its whole recipe, its folder."""
+
+    cell: Cell
+    recipe: dict[str, Any]
+    folder: str
+    reported: int
+    """Images that are reported: the answer for a run that diverges is wrong for all of them."""
+
+
+def job_of(values: dict[str, Any]) -> Job:
+    """The inverse of ``dataclasses.asdict`` after a way through JSON."""
+    return Job(**{**values, "cell": cell_of(values["cell"])})
+
+
+def perform(job: Job) -> Outcome:
+    """Train, or go on with what is there, and keep the outcome; one that is there already is read.
+
+    The run's checkpoints go when it is done: the model, the metrics and the report stay.
+    """
+    folder = Path(job.folder)
+    done = outcome.read(folder)
+    if done is not None and done.cell == job.cell:
+        return done
+    try:
+        result = train(files.from_dict(job.recipe), out=folder, resume=True, quiet=True)
+    except Diverged:
+        kept = _diverged(job)
+    else:
+        kept = _outcome(job.cell, result)
+    outcome.write(kept, folder)
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    return kept
+
+
+def _diverged(job: Job) -> Outcome:
+    wrong = np.zeros(job.reported, dtype=bool)
+    steps = max((record["step"] for record in metrics_log.read(Path(job.folder) / metrics_log.NAME)), default=0)
+    return Outcome(job.cell, 0.0, None, wrong, None, steps, 0.0, diverged=True)
+
+
+def _outcome(cell: Cell, result: Result) -> Outcome:
+    assert result.logits is not None
+    assert result.targets is not None
+    logits, targets = result.logits, result.targets
+    if result.split == "test":
+        val = next(
+            record
+            for record in metrics_log.read(result.folder / metrics_log.NAME)
+            if record["split"] == "val" and record["step"] == result.kept_step
+        )
+        val_top1, val_loss = val["top1"], val["loss"]
+    else:
+        # No test images: one half of the validation images chooses the learning rate, the other is reported.
+        val_top1, val_loss = _score(logits[::2], targets[::2])
+        logits, targets = logits[1::2], targets[1::2]
+    _, nll = _score(logits, targets)
+    return Outcome(
+        cell=cell,
+        val_top1=val_top1,
+        val_loss=val_loss if math.isfinite(val_loss) else None,
+        correct=(logits.argmax(1) == targets).numpy(),
+        nll=nll if math.isfinite(nll) else None,
+        steps=result.steps,
+        seconds=result.seconds,
+    )
+
+
+def _score(logits: Tensor, targets: Tensor) -> tuple[float, float]:
+    """Accuracy, and cross-entropy."""
+    with torch.no_grad():
+        return float((logits.argmax(1) == targets).float().mean()), float(F.cross_entropy(logits, targets))

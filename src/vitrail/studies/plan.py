@@ -1,0 +1,295 @@
+"""StudyPlan: every run of a study, decided before the first one starts: its recipe, its steps, its cost."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from vitrail.data.open import Dataset, open_data
+from vitrail.data.split import share_of
+from vitrail.errors import UserError
+from vitrail.model import ModelConfig, ViTConfig
+from vitrail.model.cost import Cost
+from vitrail.recipes import files
+from vitrail.recipes.choose import epochs_for, give_size
+from vitrail.recipes.recipe import Recipe
+from vitrail.studies.outcome import Size
+from vitrail.studies.study import Arm, Changes, Study
+from vitrail.training.decide import short_name
+from vitrail.training.plan import start_of
+
+_EVALUATIONS = 4  # in a run: enough to keep a model from before it began to overfit
+_FRACTION = "data.fraction"
+
+
+@dataclass(frozen=True)
+class Planned:
+    """An arm at a value along the axis: what is trained at each of its learning rates, with each seed."""
+
+    arm: str
+    along: Any
+    recipe: Recipe
+    rates: tuple[float, ...]
+    config: ModelConfig
+    size: Size
+    changes: Changes
+    """What this arm changes, its chosen alternative included."""
+
+
+@dataclass(frozen=True)
+class StudyPlan:
+    """A study on data: ``study`` has the arms that can be built, those of start models included."""
+
+    study: Study
+    data: Dataset
+    source: str
+    base: Recipe
+    """What all arms share."""
+    cells: tuple[Planned, ...]
+    left_out: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def runs(self) -> int:
+        """Training runs, all in all."""
+        return sum(runs_of(self.study, planned.rates) for planned in self.cells)
+
+    @property
+    def training_flops(self) -> float:
+        """FLOPs of all runs together."""
+        return sum(runs_of(self.study, planned.rates) * planned.size.training_flops for planned in self.cells)
+
+    @property
+    def reported(self) -> tuple[int, str]:
+        """How many images are reported, and which: test, or half of the validation images where there is no test."""
+        if self.data.test is not None:
+            return len(self.data.test), "test"
+        return len(self.data.val or ()) // 2, "every second validation image (the data have no test images)"
+
+    def identity(self) -> dict[str, Any]:
+        """All that decides the runs, plain: two studies with the same identity are the same."""
+        cells = [
+            {"arm": c.arm, "along": c.along, "rates": list(c.rates), "recipe": c.recipe.to_dict()} for c in self.cells
+        ]
+        own = self.study
+        return {"seeds": own.seeds, "sweep_seeds": own.sweep_seeds, "reference": own.reference, "cells": cells}
+
+
+def runs_of(study: Study, rates: Sequence[float]) -> int:
+    """How many runs an arm takes at one value: some seeds try every rate, the others the chosen one."""
+    sweep = min(study.sweep_seeds or study.seeds, study.seeds)
+    return len(rates) * sweep + study.seeds - sweep
+
+
+def make_plan(
+    study: Study,
+    source: str | Path,
+    *,
+    recipe: str | Path | None = None,
+    changes: Mapping[str, Any] | None = None,
+    init: Sequence[str] = (),
+) -> StudyPlan:
+    """Decide every run of a study.
+
+    What all arms share: the recipe (digits for the built-in digits, else small, or the one named), changed by what the
+    study asks for, then by ``changes``. On top of it each arm has its own.
+
+    Args:
+        study: what to compare.
+        source: DATA, as for ``open_data``.
+        recipe: name or path of another recipe.
+        changes: recipe values by their paths, for all arms.
+        init: start models, each of which becomes an arm.
+
+    Raises:
+        UserError: no such data, wrong keys, fewer than two arms that can be built, no reference.
+    """
+    base, data, notes = _shared(study, str(source), recipe, dict(changes or {}))
+    arms = dict(study.arms)
+    if init and study.start is None:
+        raise UserError("this study compares models from scratch only: leave --init out")
+    for name in init:
+        assert study.start is not None
+        started = {"init": name, "model": {}, **study.start.changes}
+        arms[_free(f"from {short_name(name)}", arms)] = study.start.model_copy(update={"changes": started})
+
+    planner = _Planner(study, base, data)
+    cells: list[Planned] = []
+    left_out: list[str] = []
+    for name, arm in arms.items():
+        try:
+            planned = planner.cells(name, arm)
+        except _LeftOut as reason:
+            left_out.append(f"{name}: {reason}")
+            continue
+        same = next((c.arm for c in cells if (c.recipe, c.rates) == (planned[0].recipe, planned[0].rates)), None)
+        if same is not None:
+            left_out.append(f"{name}: the same as {same}")
+        else:
+            cells += planned
+    kept = {planned.arm for planned in cells}
+    if study.reference not in kept:
+        reasons = "; ".join(reason for reason in left_out if reason.startswith(f"{study.reference}: "))
+        raise UserError(f"the arm that the others are compared with cannot be built here: {reasons}")
+    if len(kept) < 2:
+        raise UserError(f"only one arm can be built here, so there is nothing to compare: {'; '.join(left_out)}")
+    possible = study.model_copy(update={"arms": {name: arm for name, arm in arms.items() if name in kept}})
+    return StudyPlan(possible, data, str(source), base, tuple(cells), tuple(left_out), tuple(notes))
+
+
+def shortened(plan: StudyPlan, share: float) -> StudyPlan:
+    """The same study with this share of every run's steps."""
+
+    def shorter(planned: Planned) -> Planned:
+        steps = max(1, round(planned.size.steps * share))
+        return replace(
+            planned,
+            recipe=files.changed(planned.recipe, _length(steps)),
+            size=replace(planned.size, steps=steps),
+        )
+
+    return replace(plan, cells=tuple(shorter(planned) for planned in plan.cells))
+
+
+def _shared(
+    study: Study, source: str, named: str | Path | None, changes: dict[str, Any]
+) -> tuple[Recipe, Dataset, list[str]]:
+    """The recipe that all arms share, with its image size and its epochs; the data; what was chosen, in words."""
+    notes: list[str] = []
+    wanted = {**study.recipe, **(study.digits if source == "digits" else {}), **changes}
+    recipe = files.load(named) if named is not None else files.load("digits" if source == "digits" else "small")
+    recipe = files.changed(recipe, {**wanted, "data.source": source})
+    data = open_data(source, val_fraction=recipe.data.val_fraction)
+    if data.train is None or data.val is None:
+        raise UserError(f"{source}: a study needs images to train on and others to choose the learning rate on")
+    if named is None and source != "digits" and not {"epochs", "steps"} & wanted.keys():
+        epochs = epochs_for(len(data.train), recipe.epochs or 1)
+        recipe = files.changed(recipe, {"epochs": epochs})
+        notes.append(f"epochs: {epochs}, for {len(data.train):,} training images")
+    recipe, reasons = give_size(recipe, data)
+    return recipe, data, notes + reasons
+
+
+class _LeftOut(Exception):
+    """An arm that cannot be built on these data."""
+
+
+@dataclass
+class _Planner:
+    study: Study
+    base: Recipe
+    data: Dataset
+
+    def __post_init__(self) -> None:
+        assert self.data.train is not None
+        self.train = self.data.train
+        self.wanted: dict[Any, Cost] = {}  # along -> the cost that the others are matched to
+        match = self.study.match
+        if match is not None:
+            for value in self.values:
+                self.wanted[value] = Cost(self._config(self._recipe(self.study.arms[match.to].changes, value)))
+
+    @property
+    def values(self) -> tuple[Any, ...]:
+        return self.study.along.values if self.study.along else (None,)
+
+    def cells(self, name: str, arm: Arm) -> list[Planned]:
+        """The arm at every value along the axis."""
+        return [self._cell(name, arm, value) for value in self.values]
+
+    def _cell(self, name: str, arm: Arm, value: Any) -> Planned:
+        changes = self._alternative(name, arm, value)
+        try:
+            recipe = self._recipe(changes, value)
+            config = self._config(recipe)
+        except UserError as error:
+            raise _LeftOut(str(error)) from error
+        tokens = config.tokens if isinstance(config, ViTConfig) else None
+        if self.study.most_tokens and tokens and tokens > self.study.most_tokens:
+            raise _LeftOut(f"{tokens:,} tokens, and the study goes up to {self.study.most_tokens:,}")
+        images, steps = self._length(recipe)
+        recipe = files.changed(recipe, {**_length(steps), "image_size": config.image_size})
+        cost = Cost(config, batch_size=recipe.batch_size // recipe.optimizer.accumulate)
+        size = Size(
+            parameters=cost.parameters,
+            tokens=tokens,
+            flops=cost.flops,
+            attention_share=cost.to_dict()["attention_share"],
+            training_bytes=cost.memory["training"],
+            steps=steps,
+            images=images,
+            batch_size=recipe.batch_size,
+        )
+        return Planned(name, value, recipe, arm.lr or self.study.lr, config, size, changes)
+
+    def _alternative(self, name: str, arm: Arm, value: Any) -> Changes:
+        """The arm's changes with the one of its alternatives that fits: the nearest in cost, else the first possible."""
+        if not arm.choose:
+            return arm.changes
+        possible: list[tuple[float, Changes]] = []
+        reason = ""
+        for choice in arm.choose:
+            changes = {**arm.changes, **choice}
+            try:
+                cost = Cost(self._config(self._recipe(changes, value)))
+            except UserError as error:
+                reason = str(error)
+                continue
+            possible.append((self._distance(cost, value), changes))
+        if not possible:
+            raise _LeftOut(reason)
+        return min(possible, key=lambda pair: pair[0])[1]
+
+    def _distance(self, cost: Cost, value: Any) -> float:
+        """How far a cost is from the one to match, as the logarithm of their ratio; 0 where nothing is to match."""
+        match = self.study.match
+        if match is None:
+            return 0.0
+        wanted = self.wanted[value]
+        own, other = (c.flops if match.by == "flops" else c.parameters for c in (cost, wanted))
+        return abs(math.log(own / other))
+
+    def _recipe(self, changes: Changes, value: Any) -> Recipe:
+        along = self.study.along
+        return files.changed(self.base, {**changes, **({along.key: value} if along else {})})
+
+    def _config(self, recipe: Recipe) -> ModelConfig:
+        """The configuration that a run of this recipe trains."""
+        classes = len(self.data.labels)
+        if not recipe.init:
+            return recipe.architecture(classes=classes)
+        start = start_of(recipe).config
+        size = recipe.image_size
+        if isinstance(start, ViTConfig) and size is not None:
+            p = start.patch_size
+            size = (max(1, round(size[0] / p)) * p, max(1, round(size[1] / p)) * p)
+        return start.with_changes(classes=classes, image_size=size or start.image_size)
+
+    def _length(self, recipe: Recipe) -> tuple[int, int]:
+        """Training images and steps of a run.
+
+        On a fraction of the images a run takes more epochs, as the square root of the fraction falls: the rule by which
+        the epochs follow the number of images everywhere (``recipes.choose.epochs_for``).
+        """
+        images, full = (
+            len(self.train) if fraction == 1 else len(share_of(self.train, fraction, self.base.seed))
+            for fraction in (recipe.data.fraction, self.base.data.fraction)
+        )
+        if recipe.steps is not None:
+            return images, recipe.steps
+        assert recipe.epochs is not None
+        epochs = recipe.epochs * math.sqrt(full / images)
+        return images, max(1, math.ceil(epochs * images / recipe.batch_size))
+
+
+def _length(steps: int) -> dict[str, Any]:
+    """The keys that make a run this long, with a few evaluations and no more."""
+    return {"steps": steps, "evaluate.every": math.ceil(steps / _EVALUATIONS), "checkpoint.keep": 1}
+
+
+def _free(name: str, taken: Mapping[str, Any]) -> str:
+    number = 1
+    while (candidate := name if number == 1 else f"{name} ({number})") in taken:
+        number += 1
+    return candidate

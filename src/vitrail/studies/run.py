@@ -1,0 +1,296 @@
+"""A study from its plan to its page. The order of a study stands here, in ``study``."""
+
+import json
+import platform
+import shlex
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+
+from vitrail.data.workers import cores
+from vitrail.device import best_device
+from vitrail.errors import UserError
+from vitrail.studies import figures, files, page, table
+from vitrail.studies.budget import measured, share_of_steps
+from vitrail.studies.conclusions import conclude
+from vitrail.studies.findings import Findings, Setting
+from vitrail.studies.outcome import Outcome
+from vitrail.studies.plan import StudyPlan, make_plan, shortened
+from vitrail.studies.schedule import Schedule
+from vitrail.studies.study import Study
+from vitrail.studies.summary import summarise
+from vitrail.studies.workers import Share, Workers, working
+from vitrail.training.decide import short_name
+from vitrail.training.interrupt import Stopped, StopRequest, stop_requests
+from vitrail.training.memory import free_bytes
+from vitrail.training.progress import clock
+from vitrail.weights import replace as replacing
+
+_PLAN = "study.json"
+_OF_PROCESS = 600e6  # bytes that a worker takes beside its training step: torch and the decoded images
+_ON_A_GPU = 4  # runs of small models that share one GPU
+
+Say = Callable[[str], None]
+
+
+def study(
+    name: str | Path | Study,
+    data: str | Path | None = None,
+    *,
+    out: str | Path | None = None,
+    recipe: str | Path | None = None,
+    changes: Mapping[str, Any] | None = None,
+    init: Sequence[str] = (),
+    seeds: int | None = None,
+    lr: Sequence[float] | None = None,
+    budget: float | None = None,
+    jobs: int | None = None,
+    say: Say | None = None,
+    command: str = "",
+) -> Findings:
+    """Train every run of a study, and write what they say: a table, a figure, a page.
+
+    The same call goes on with a study that was stopped or killed: finished runs are kept, begun ones go on from their
+    checkpoints.
+
+    Args:
+        name: a shipped study, the path of a YAML file, or a Study.
+        data: DATA, as for ``open_data``; None for the built-in digits.
+        out: the study's folder; None for ``studies/NAME-DATA``.
+        recipe, changes, init: what all arms share, and start models, as for ``studies.plan.make_plan``.
+        seeds, lr: in place of the study's own. An arm with learning rates of its own keeps them.
+        budget: seconds that all of it may take; longer runs are made shorter, all by the same factor.
+        jobs: runs side by side; None chooses from cores, GPUs and memory.
+        say: called with lines for the person; None is silent.
+        command: what the page shows as the way to make it again.
+
+    Returns:
+        The study with its numbers; ``results.csv``, ``results.json``, ``figure.svg``, ``figure.png`` and ``index.html``
+        are in the folder.
+
+    Raises:
+        UserError: unusable input; a folder that holds another study; a budget that is too small.
+        Stopped: a signal came, and every run has saved its state.
+        Failure: a run failed; the others are kept.
+    """
+    say = say or _silent
+    asked = _asked(name, seeds, lr)
+    plan = make_plan(asked, data if data is not None else "digits", recipe=recipe, changes=changes, init=init)
+    title = _name(name)
+    folder = Path(out) if out is not None else folder_of(name, data)
+    shares = _shares(plan, jobs)
+    for line in (*plan.notes, *(f"left out: {reason}" for reason in plan.left_out)):
+        say(line)
+    plan, share = _fitted(plan, folder, budget, shares, say)
+    if share < 1:
+        plan = replace(plan, notes=(*plan.notes, f"runs of {share:.0%} of their steps, to stay within the budget"))
+    schedule = Schedule(plan, folder / "runs")
+    say(f"{plan.runs} runs, {len(shares)} side by side")
+    _run(plan, schedule, shares, say)
+    setting = _setting(plan, schedule.outcomes, shares, command)
+    found = findings(title, plan, schedule.outcomes, setting)
+    write(found, folder)
+    return found
+
+
+def folder_of(name: str | Path | Study, data: str | Path | None) -> Path:
+    """Where a study of this name on these data is kept if no folder is named."""
+    return Path("studies") / f"{_name(name)}-{short_name(str(data or 'digits'))}"
+
+
+def findings(name: str, plan: StudyPlan, outcomes: Sequence[Outcome], setting: Setting) -> Findings:
+    """What the outcomes of a study's runs say."""
+    sizes = {(planned.arm, planned.along): planned.size for planned in plan.cells}
+    points = summarise(plan.study, sizes, outcomes)
+    conclusions, cautions = conclude(plan.study, setting, points)
+    changes = {planned.arm: planned.changes for planned in plan.cells}
+    return Findings(name, plan.study, setting, points, conclusions, cautions, changes)
+
+
+def write(found: Findings, folder: Path) -> None:
+    """The table, the figure and the page of a study, into its folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    table.write_csv(found, folder / "results.csv")
+    table.write_json(found, folder / "results.json")
+    figures.save(found, folder)
+    page.write_page(found, folder)
+
+
+def _silent(line: str) -> None:
+    pass
+
+
+def _name(name: str | Path | Study) -> str:
+    return short_name(name.title) if isinstance(name, Study) else Path(name).stem
+
+
+def _asked(name: str | Path | Study, seeds: int | None, lr: Sequence[float] | None) -> Study:
+    """The study with the seeds and learning rates that were asked for."""
+    own = name if isinstance(name, Study) else files.load(name)
+    values: dict[str, Any] = {}
+    if seeds is not None:
+        values |= {"seeds": seeds, "sweep_seeds": None if own.sweep_seeds is None else min(own.sweep_seeds, seeds)}
+    if lr is not None:
+        values["lr"] = tuple(lr)
+    try:
+        return Study(**{**own.model_dump(), **values})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(f"--{first['loc'][0]}: {first['msg']}, not {first['input']!r}") from error
+
+
+def _shares(plan: StudyPlan, jobs: int | None) -> list[Share]:
+    """How the machine is shared out: one run a core, a few on each GPU, fewer where memory does not suffice."""
+    device = best_device()
+    need = max(planned.size.training_bytes for planned in plan.cells)
+    gpus = torch.cuda.device_count() if device.type == "cuda" else 0
+    own = cores()
+    if gpus:
+        room = max(1, int(0.9 * min(free_bytes(torch.device("cuda", i)) for i in range(gpus)) // (need + _OF_PROCESS)))
+        possible = min(own, gpus * min(_ON_A_GPU, room))
+    elif device.type == "cpu":
+        possible = min(own, max(1, int(0.8 * free_bytes(device) // (need + _OF_PROCESS))))
+    else:
+        possible = 1  # one GPU of another kind
+    if jobs is not None and jobs < 1:
+        raise UserError(f"--jobs {jobs}: at least 1")
+    count = min(jobs or possible, plan.runs)
+    threads = max(1, own // count)
+    return [Share(threads, i % gpus if gpus > 1 else None) for i in range(count)]
+
+
+def _fitted(
+    plan: StudyPlan, folder: Path, budget: float | None, shares: Sequence[Share], say: Say
+) -> tuple[StudyPlan, float]:
+    """The plan within its budget, and the share of its steps that are left; that of a study which goes on is kept."""
+    saved = _saved(folder)
+    identity = json.loads(json.dumps(plan.identity()))
+    if saved is not None:
+        _refuse_another(identity, saved["plan"], folder)
+        share = saved["share"]
+        say(f"going on with the study in {folder}")
+    else:
+        share = 1.0
+        if budget is not None:
+            say("trying out how fast this machine is")
+            pace = measured(plan, shares)
+            share = share_of_steps(plan, pace, len(shares), budget)
+            say(
+                f"about {clock(pace.seconds(plan, len(shares), share))}, of {clock(pace.seconds(plan, len(shares)))} in full"
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        with replacing.file(folder / _PLAN) as staging:
+            staging.write_text(json.dumps({"share": share, "plan": identity}, indent=1) + "\n", encoding="utf-8")
+    return (shortened(plan, share) if share < 1 else plan), share
+
+
+def _saved(folder: Path) -> dict[str, Any] | None:
+    path = folder / _PLAN
+    if not path.is_file():
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise UserError(f"{folder} is not empty and holds no study: choose another --out")
+        return None
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return {"share": float(values["share"]), "plan": dict(values["plan"])}
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} cannot be read: choose another --out, or delete {folder}") from error
+
+
+def _refuse_another(asked: Any, saved: Any, folder: Path) -> None:
+    difference = _difference(asked, saved)
+    if difference is not None:
+        raise UserError(f"{folder} holds another study ({difference}): choose another --out, or delete it")
+
+
+def _difference(asked: Any, saved: Any, where: str = "") -> str | None:
+    """The first place where two nested values differ, in words; None where they are equal."""
+    if isinstance(asked, dict) and isinstance(saved, dict):
+        arm = saved.get("arm")
+        for key in dict.fromkeys([*saved, *asked]):
+            inside = f"{arm}: {key}" if isinstance(arm, str) and key != "arm" else f"{where}.{key}" if where else key
+            found = _difference(asked.get(key), saved.get(key), inside.removeprefix("cells."))
+            if found:
+                return found
+        return None
+    if isinstance(asked, list) and isinstance(saved, list) and len(asked) == len(saved):
+        differences = (_difference(a, b, where) for a, b in zip(asked, saved, strict=True))
+        return next((text for text in differences if text), None)
+    if asked == saved:
+        return None
+    if isinstance(asked, list) and isinstance(saved, list):
+        return f"{where}: {len(saved)} there, {len(asked)} asked for"
+    return f"{where} is {saved} there, and {asked} asked for"
+
+
+def _run(plan: StudyPlan, schedule: Schedule, shares: Sequence[Share], say: Say) -> None:
+    """Every run that is not done yet."""
+    started, before = time.monotonic(), schedule.flops_done
+    total = plan.runs
+    with stop_requests() as stop, working(list(shares)) as workers:
+        waiting = iter(schedule)
+        at_work = 0
+        while True:
+            while workers.idle and (job := next(waiting, None)) is not None:
+                workers.start(job)
+                at_work += 1
+            if not at_work:
+                return
+            for _, result in workers.wait(0.5):
+                at_work -= 1
+                if isinstance(result, BaseException):
+                    workers.stop()  # the other runs save their state, and go on with the next call
+                    raise result
+                schedule.done(result)
+                waiting = iter(schedule)
+                passed = time.monotonic() - started
+                left = (plan.training_flops - schedule.flops_done) * passed / (schedule.flops_done - before)
+                say(_line(result, len(schedule.outcomes), total, left))
+            if stop.exit_code is not None:
+                _stop(workers, stop, len(schedule.outcomes), total)
+
+
+def _line(result: Outcome, done: int, total: int, left: float) -> str:
+    cell = result.cell
+    along = "" if cell.along is None else f", {cell.along}"
+    how = "diverged" if result.diverged else f"{result.top1:.1%}"
+    after = f", about {clock(left)} left" if done < total else ""
+    return f"{done}/{total}  {cell.arm}{along}, rate {cell.lr:g}, seed {cell.seed}: {how}{after}"
+
+
+def _stop(workers: Workers, stop: StopRequest, done: int, total: int) -> None:
+    workers.stop()
+    raise Stopped(
+        stop.exit_code or 143, f"stopped, {done} of {total} runs done and the others saved: the same command goes on"
+    )
+
+
+def _setting(plan: StudyPlan, outcomes: Sequence[Outcome], shares: Sequence[Share], command: str) -> Setting:
+    reported, split = plan.reported
+    own = plan.data
+    size = plan.base.image_size or plan.cells[0].config.image_size
+    device = best_device()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()}, {cores()} cores"
+    return Setting(
+        data=plan.source,
+        classes=len(own.labels),
+        train=len(own.train or ()),
+        val=len(own.val or ()) - (0 if own.test is not None else reported),
+        reported=reported,
+        reported_split=split,
+        image_size=size,
+        recipe=plan.base.to_dict(),
+        jobs=len(shares),
+        machine=f"{name}; vitrail {version('vitrail')}, torch {torch.__version__}, Python {platform.python_version()}",
+        seconds=sum(result.seconds for result in outcomes),
+        command=command or shlex.join(["vitrail", *sys.argv[1:]]),
+        left_out=plan.left_out,
+        notes=plan.notes,
+    )

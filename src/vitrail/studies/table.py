@@ -1,0 +1,123 @@
+"""Findings as one table, CSV or JSON: a row for every arm, value along the axis and learning rate.
+
+Accuracies and their differences are fractions, not per cent; FLOPs are of one forward pass on one image, or of a whole
+training run where the name says so; bytes are those of a training step; seconds are of a training run.
+"""
+
+import csv
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel
+
+from vitrail.studies.findings import Estimate, Findings, Point
+from vitrail.weights import replace
+
+
+def rows(findings: Findings) -> list[dict[str, Any]]:
+    """One flat row a point, all with the same columns in the same order.
+
+    ``difference`` is against ``study.reference``, see ``Point.difference``. The ratios of cost are to the arm that the
+    others are matched to, the reference where none is, at the same value along the axis. What is not known is None.
+    """
+    to = findings.study.match.to if findings.study.match else findings.study.reference
+    standards = {_key(point.along): point for point in findings.points if point.arm == to}
+    return [_row(point, standards.get(_key(point.along))) for point in findings.points]
+
+
+def write_csv(findings: Findings, path: str | Path) -> Path:
+    """The rows as a CSV file with a header, written whole or not at all; what is not known is an empty field."""
+    path = Path(path)
+    lines = rows(findings)
+    with replace.file(path) as staging, staging.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(lines[0]) if lines else [], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(lines)
+    return path
+
+
+def write_json(findings: Findings, path: str | Path) -> Path:
+    """The study, its setting, rows and sentences as a JSON file, written whole or not at all; no NaN, no infinity."""
+    path = Path(path)
+    values = {
+        "name": findings.name,
+        "study": findings.study,
+        "setting": findings.setting,
+        "rows": rows(findings),
+        "conclusions": findings.conclusions,
+        "cautions": findings.cautions,
+        "changes": findings.changes,
+        "initial": findings.initial,
+    }
+    with replace.file(path) as staging:
+        text = json.dumps(_plain(values), indent=1, ensure_ascii=False, allow_nan=False)
+        staging.write_text(text + "\n", encoding="utf-8")
+    return path
+
+
+def _row(point: Point, standard: Point | None) -> dict[str, Any]:
+    size, other = point.size, standard.size if standard else None
+    return {
+        "arm": point.arm,
+        "along": point.along,
+        "lr": point.lr,
+        "chosen": point.chosen,
+        "seeds": point.seeds,
+        "diverged": point.diverged,
+        "val_top1": point.val_top1,
+        **_interval("top1", point.top1),
+        **_interval("difference", point.difference),
+        "told_apart": point.told_apart if point.difference else None,
+        **_interval("difference_at_rate", point.difference_at_rate or point.difference),
+        "nll": point.nll,
+        "parameters": size.parameters,
+        "parameters_ratio": _ratio(size.parameters, other.parameters if other else None),
+        "tokens": size.tokens,
+        "flops": size.flops,
+        "flops_ratio": _ratio(size.flops, other.flops if other else None),
+        "attention_share": size.attention_share,
+        "training_flops": size.training_flops,
+        "training_flops_ratio": _ratio(size.training_flops, other.training_flops if other else None),
+        "steps": size.steps,
+        "steps_ratio": _ratio(size.steps, other.steps if other else None),
+        "images": size.images,
+        "batch_size": size.batch_size,
+        "training_bytes": size.training_bytes,
+        "seconds": point.seconds,
+    }
+
+
+def _interval(name: str, estimate: Estimate | None) -> dict[str, float | None]:
+    mean, low, high = (estimate.mean, estimate.low, estimate.high) if estimate else (None, None, None)
+    return {name: mean, f"{name}_low": low, f"{name}_high": high}
+
+
+def _ratio(own: float, other: float | None) -> float | None:
+    return own / other if other else None
+
+
+def _key(value: Any) -> Any:
+    """A value along the axis as a key: lists are none."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _plain(value: Any) -> Any:
+    """The value as JSON knows it: nested dataclasses and settings as objects, what is not finite as null."""
+    if isinstance(value, BaseModel):
+        return _plain(value.model_dump())
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.generic):
+        return _plain(value.item())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, bool | int | str) else str(value)
