@@ -32,6 +32,8 @@ def test_arms_are_told_apart_or_not_with_what_would_have_been_seen():
         point("none", 0.806, -0.094, apart=True),
     ]
     assert said(study([p.arm for p in points]), points) == (
+        "Of 4 arms beside “1-D, stem” (90.0 %), 1 is better by more than chance, 1 is worse and 2 cannot be told apart "
+        "from it.",
         "Best in the mean is “rotary”, right on 93.4 % (92.4 to 94.4) of the 600 test images. "
         "Worst is “none”, with 80.6 % (79.6 to 81.6).",
         "More than chance ahead of “1-D, stem”: “rotary”, by 3.4 points (2.4 to 4.4).",

@@ -17,6 +17,10 @@ FIRST_NAMES = 3
 _AT_ONCE = 1024  # images handed to the threads at a time
 
 
+Memory = dict[tuple[Preprocess, str], torch.Tensor]
+"""Images that earlier runs on the same data have decoded, by the contract for their pixels and their names."""
+
+
 @dataclass(frozen=True)
 class BadImage:
     """A sample whose image cannot be used."""
@@ -51,6 +55,7 @@ def check_images(
     keep: bool = False,
     at_most: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    memory: Memory | None = None,
 ) -> Checked:
     """Decode images before the first step, and give the samples that can be used.
 
@@ -61,6 +66,7 @@ def check_images(
         at_most: of more samples than this, only so many are looked at, evenly spaced, so that it takes the same time
             for millions: a fault of the whole data set is found, a single damaged image may not be. None for all.
         progress: called with (done, all to be looked at) after every image.
+        memory: where images that are kept are looked for before they are decoded, and put afterwards.
 
     Raises:
         UserError: images are bad and ``skip_bad`` is not given, or none is left, or a class has none left.
@@ -72,10 +78,14 @@ def check_images(
     images = torch.empty((n, preprocess.channels, *preprocess.image_size), dtype=torch.uint8) if keep else None
 
     def look(index: int) -> BadImage | None:
+        key = preprocess, samples.names[index]
+        known = memory.get(key) if memory is not None and images is not None else None
         try:
-            image = preprocess.load(samples.encoded(index), samples.names[index])
+            image = preprocess.load(samples.encoded(index), key[1]) if known is None else known
             if images is not None:
                 images[index] = image
+                if memory is not None:
+                    memory[key] = image
         except ImageError as error:
             return BadImage(index, str(error))
         return None

@@ -12,12 +12,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import vitrail.training.metrics as metrics_log
+from vitrail.data.cache import Memory
 from vitrail.recipes import files
 from vitrail.studies import outcome
 from vitrail.studies.outcome import Cell, Outcome, cell_of
 from vitrail.training.finish import Result
 from vitrail.training.loop import Diverged
 from vitrail.training.run import train
+
+_DECODED: Memory = {}
+"""The images of the study, as its runs in this process have decoded them."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ def perform(job: Job) -> Outcome:
     if done is not None and done.cell == job.cell:
         return done
     try:
-        result = train(files.from_dict(job.recipe), out=folder, resume=True, quiet=True)
+        result = train(files.from_dict(job.recipe), out=folder, resume=True, quiet=True, memory=_DECODED)
     except Diverged:
         kept = _diverged(job)
     else:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 import vitrail.training.metrics as metrics_log
+from vitrail.data.cache import Checked
 from vitrail.data.samples import Samples
 from vitrail.evaluation.metrics import Evaluation, evaluate_logits
 from vitrail.evaluation.run import predict_logits
@@ -43,14 +44,19 @@ class Result:
 def finish(loop: Loop, notes: list[str]) -> Result:
     """Evaluate the best model on test, or on val where there is no test, and write the report."""
     plan, folder = loop.plan, loop.folder
-    split, samples = _final_part(loop)
+    split, part = _final_part(loop)
+    samples = part.samples if part else None
     model = load_folder(folder / "model").to(loop.devices.device)
     evaluation = logits = targets = None
-    if samples is not None:
+    if part is not None:
         logits, targets = predict_logits(
-            model, samples, batch_size=evaluation_batch(plan, loop.devices), workers=loop.workers
+            model,
+            part.samples,
+            batch_size=evaluation_batch(plan, loop.devices),
+            workers=loop.workers,
+            cached=part.cached,
         )
-        evaluation = evaluate_logits(logits, targets, plan.labels, samples.names)
+        evaluation = evaluate_logits(logits, targets, plan.labels, part.samples.names)
     report = folder / "report.html"
     if loop.devices.first:
         if evaluation is not None and split == "test":
@@ -72,10 +78,10 @@ def finish(loop: Loop, notes: list[str]) -> Result:
     )
 
 
-def _final_part(loop: Loop) -> tuple[str, Samples | None]:
+def _final_part(loop: Loop) -> tuple[str, Checked | None]:
     for split, part in (("test", loop.plan.test), ("val", loop.plan.val)):
         if part is not None:
-            return split, part.samples
+            return split, part
     return "", None
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from vitrail.data.augment import Augment
-from vitrail.data.cache import CACHE_BYTES, Checked, cache_bytes, check_images
+from vitrail.data.cache import CACHE_BYTES, Checked, Memory, cache_bytes, check_images
 from vitrail.data.open import Dataset
 from vitrail.data.preprocess import Preprocess
 from vitrail.data.samples import Samples
@@ -68,6 +68,7 @@ def make_plan(
     world: int = 1,
     neighbours: int = 1,
     progress: Callable[[int, int], None] | None = None,
+    memory: Memory | None = None,
 ) -> Plan:
     """Decide everything that follows from the recipe, the data and the start model.
 
@@ -76,6 +77,7 @@ def make_plan(
         world: processes that train together.
         neighbours: those of them on this machine, which share its memory.
         progress: called with (done, all) while images are looked at.
+        memory: of images decoded by earlier runs on the same data, for this run and later ones.
 
     Raises:
         UserError: what cannot be trained: no training images, damaged images without ``skip_bad``, sizes that do not fit
@@ -96,11 +98,13 @@ def make_plan(
     room = min(CACHE_BYTES, free_bytes(torch.device("cpu")) // 4) // neighbours
 
     def checked(samples: Samples | None, share: int) -> Checked | None:
-        return _checked(samples, recipe, preprocess, share, max(1, cores() // neighbours), progress)
+        return _checked(samples, recipe, preprocess, share, max(1, cores() // neighbours), progress, memory)
 
     train = checked(data.train, room if recipe.augment.crop == "none" else 0)
     val = checked(data.val, room // 4)
-    test = checked(data.test, 0)
+    test = checked(
+        data.test, room // 4 if memory is not None else 0
+    )  # used once in a run, so kept for other runs alone
     assert train is not None
     n = len(train.samples)
     steps = recipe.steps or max(1, math.ceil((recipe.epochs or 1) * n / recipe.batch_size))
@@ -130,6 +134,7 @@ def _checked(
     room: int,
     workers: int,
     progress: Callable[[int, int], None] | None,
+    memory: Memory | None,
 ) -> Checked | None:
     """Look at every image before the first step, and keep them decoded where they fit into ``room`` bytes."""
     if samples is None:
@@ -143,6 +148,7 @@ def _checked(
         keep=room > 0 and (fits if recipe.data.cache is None else recipe.data.cache),
         at_most=None if recipe.data.skip_bad else _LOOK_AT,
         progress=progress,
+        memory=memory,
     )
 
 

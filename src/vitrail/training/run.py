@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from vitrail.data.batches import TrainBatches
+from vitrail.data.cache import Memory
 from vitrail.data.randomness import words
 from vitrail.data.workers import loader_workers
 from vitrail.model import Model, ViTConfig, build
@@ -44,6 +45,7 @@ def train(
     out: str | Path | None = None,
     resume: bool = False,
     quiet: bool = False,
+    memory: Memory | None = None,
 ) -> Result:
     """Train a Vision Transformer, from random weights or from a start model (``init`` in the recipe).
 
@@ -54,6 +56,7 @@ def train(
         out: the run folder; None makes one below ``runs``.
         resume: go on with the run in ``out`` from its newest valid checkpoint.
         quiet: say nothing on the terminal.
+        memory: a dictionary in which small images that are decoded are kept for other runs on the same data.
 
     Returns:
         Where the run, its best model and its report are, and the final evaluation.
@@ -67,14 +70,19 @@ def train(
         begun = begin(recipe, data, dict(changes or {}), Path(out) if out else None, resume, place)
         _say(progress, begun.notes)
         plan = make_plan(
-            begun.recipe, begun.data, world=place.world, neighbours=place.neighbours, progress=progress.looking
+            begun.recipe,
+            begun.data,
+            world=place.world,
+            neighbours=place.neighbours,
+            progress=progress.looking,
+            memory=memory,
         )
         precision = resolve_precision(plan.recipe.precision, place.device)
-        memory = check_memory(plan.recipe, plan.config, place, precision)
+        of_step = check_memory(plan.recipe, plan.config, place, precision)
 
         model, started = _model(plan, place)
         state = RunState(model, Optimisers(model, plan.recipe.optimizer), _ema(model, plan.recipe), plan.fingerprint)
-        _say(progress, [*plan.notes, *started, _describe(plan, model, place, precision), memory])
+        _say(progress, [*plan.notes, *started, _describe(plan, model, place, precision), of_step])
         if plan.recipe.init and not begun.goes_on:
             _say(progress, _forecast(plan, place, precision))
         place.barrier()  # every process has found the folder as it is before the first one changes it

@@ -7,6 +7,7 @@ from vitrail.studies.conclusions.words import (
     amount,
     difference,
     images,
+    joined,
     named,
     percent,
     points,
@@ -21,7 +22,26 @@ from vitrail.studies.study import Study
 def sentences(study: Study, setting: Setting, tried: Sequence[Point]) -> list[str]:
     """What the chosen points among ``tried``, all at one value along the axis, say."""
     answer = [point for point in tried if point.chosen]
-    return [extremes(setting, answer), *comparisons(study, answer)]
+    return [*verdict(study, answer), extremes(setting, answer), *comparisons(study, answer)]
+
+
+def verdict(study: Study, answer: Sequence[Point]) -> list[str]:
+    """How many arms are ahead of the reference, behind it, or neither; nothing where none is compared."""
+    compared = [(point, point.difference.mean) for point in answer if point.difference]
+    reference = next((point for point in answer if point.arm == study.reference), None)
+    if not compared or reference is None:
+        return []
+    ahead = sum(point.told_apart and mean > 0 for point, mean in compared)
+    behind = sum(point.told_apart and mean < 0 for point, mean in compared)
+    alike = len(compared) - ahead - behind
+    arms = "the one arm" if len(compared) == 1 else f"{len(compared)} arms"
+    parts = [f"{_are(ahead)} better by more than chance", f"{_are(behind)} worse"]
+    parts += [f"{alike} cannot be told apart from it"] if alike else []
+    return [f"Of {arms} beside {named(study.reference)} ({percent(reference.top1.mean)}), {joined(parts)}."]
+
+
+def _are(count: int) -> str:
+    return f"{count} are" if count > 1 else "1 is" if count else "none is"
 
 
 def extremes(setting: Setting, answer: Sequence[Point]) -> str:
