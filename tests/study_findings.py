@@ -28,6 +28,7 @@ def estimate(mean, half):
 def point(
     arm, top1, *, lr=1e-3, along=None, chosen=True, difference=None, at_rate=None, half=0.012, of=None, **changes
 ):
+    at_rate = difference if at_rate is None else at_rate
     values = {
         "seeds": 5,
         "diverged": 0,

@@ -10,14 +10,14 @@ from vitrail.studies.outcome import Cell, Outcome, Size
 from vitrail.studies.study import Study
 
 
-def study(arms: Sequence[str] = ("plain", "good", "same"), **values: Any) -> Study:
-    """A study of these arms, the first of which is the reference."""
+def study(arms: Sequence[str] | Mapping[str, Any] = ("plain", "good", "same"), **values: Any) -> Study:
+    """A study of these arms, with what they say if it is a mapping; the first is the reference."""
     given = {
         "title": "t",
         "question": "q",
         "lr": [0.001, 0.002, 0.004],
-        "reference": arms[0],
-        "arms": {a: {} for a in arms},
+        "reference": next(iter(arms)),
+        "arms": arms if isinstance(arms, Mapping) else {a: {} for a in arms},
     }
     return Study(**{**given, **values})
 
@@ -127,7 +127,7 @@ def point(
     at_rate: float | None = None,
     **of_size: Any,
 ) -> Point:
-    """A point with this accuracy and this difference, each give or take ``half``."""
+    """A point with this accuracy and this difference, each give or take ``half``; at its rate the same unless said."""
 
     def about(mean):
         return None if mean is None else Estimate(mean, mean - half, mean + half)
@@ -147,5 +147,5 @@ def point(
         nll=0.3,
         seconds=2.0,
         size=size(**of_size),
-        difference_at_rate=about(at_rate),
+        difference_at_rate=about(gap if at_rate is None else at_rate),
     )

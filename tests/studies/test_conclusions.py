@@ -9,7 +9,7 @@ from made_up import World, point, setting, sizes, study
 
 from vitrail.studies.conclusions import conclude
 from vitrail.studies.conclusions.along import training_flops_at
-from vitrail.studies.conclusions.words import difference, large, unseen
+from vitrail.studies.conclusions.words import difference, large, signed, within_chance
 from vitrail.studies.findings import Estimate
 from vitrail.studies.summary import summarise
 
@@ -23,7 +23,7 @@ def said(own, points, **of_setting):
 # The arms side by side
 
 
-def test_arms_are_told_apart_or_not_with_what_would_have_been_seen():
+def test_arms_are_told_apart_or_not_with_what_is_within_chance():
     points = [
         point("1-D, stem", 0.900),
         point("2-D", 0.905, 0.005),
@@ -39,8 +39,8 @@ def test_arms_are_told_apart_or_not_with_what_would_have_been_seen():
         "More than chance ahead of “1-D, stem”: “rotary”, by 3.4 points (2.4 to 4.4).",
         "More than chance behind “1-D, stem”: “none”, by 9.4 points (8.4 to 10.4).",
         "Cannot be told apart from “1-D, stem” here: “2-D”, 0.5 points ahead (0.5 behind to 1.5 ahead); “shared”, "
-        "1.2 points behind (3.2 behind to 0.8 ahead). A difference of less than 1.0 to 2.0 points (it depends on the arm) "
-        "would not have been seen.",
+        "1.2 points behind (3.2 behind to 0.8 ahead). Differences up to 1.0 to 2.0 points, depending on the arm, are within "
+        "the chance of these seeds and images.",
         "“1-D, stem” and the 2 arms not told apart from it lie within 1.7 points of each other, from 88.8 % to 90.5 %.",
         "The same for all arms: parameters, FLOPs for one image and training steps.",
     )
@@ -64,6 +64,23 @@ def test_arms_without_a_run_to_pair_with_are_not_compared():
     assert conclude(study("ab"), setting(), []) == ((), ())
 
 
+def test_arms_with_another_opponent_are_told_against_it():
+    points = [
+        point("ViT", 0.90),
+        point("ViT, plain", 0.85, -0.05, apart=True),
+        point("ResNet", 0.90, 0.004),
+        point("ResNet, plain", 0.89, 0.04, apart=True),
+    ]
+    arms = {p.arm: {} for p in points} | {"ResNet, plain": {"against": "ViT, plain"}}
+    text = said(study(arms), points)
+    assert text[:2] == (
+        "Of 2 arms beside “ViT” (90.0 %), none is better by more than chance, 1 is worse and 1 cannot be told apart from it.",
+        "Of the one arm compared with “ViT, plain” (85.0 %), 1 is better by more than chance and none is worse.",
+    )
+    assert "More than chance behind “ViT”: “ViT, plain”, by 5.0 points (4.0 to 6.0)." in text
+    assert "More than chance ahead of “ViT, plain”: “ResNet, plain”, by 4.0 points (3.0 to 5.0)." in text
+
+
 # Learning rates
 
 
@@ -85,9 +102,11 @@ def test_what_a_single_learning_rate_would_have_made_one_believe_is_said():
         "Each arm at its own best learning rate, and what part of the 600 test images it got right: "
         "“token”, 90.0 % (89.0 to 91.0) at 0.001; “avg”, 90.4 % (89.4 to 91.4) at 0.004.",
         "Cannot be told apart from “token” here: “avg”, 0.4 points ahead (0.6 behind to 1.4 ahead). "
-        "A difference of less than 1.0 points would not have been seen.",
+        "Differences up to 1.0 points are within the chance of these seeds and images.",
         "“token” and the arm not told apart from it lie within 0.4 points of each other, from 90.0 % to 90.4 %.",
-        "One learning rate for all would have given another verdict in 2 of 3 comparisons (one for each arm and rate).",
+        "One learning rate for all would have misled in 2 of 3 comparisons (one for each arm and rate): another verdict "
+        "(ahead, behind, or not told apart) than at the own best rates, and an interval that does not overlap the one "
+        "there. Chance alone turns about 1 in 20 verdicts at a single rate, of these 3 fewer than 1.",
         "The most flattering to an arm: at 0.004 for both, “avg” is 20.4 points ahead of “token” (19.4 to 21.4). "
         "Each at its own best rate, it is not to be told apart from “token”: 0.4 points ahead (0.6 behind to 1.4 ahead).",
         "The most unfair to an arm: at 0.001 for both, “avg” is 20.0 points behind “token” (19.0 to 21.0). "
@@ -108,10 +127,49 @@ def test_where_no_single_rate_misleads_that_is_said():
     ]
     text = said(study(["token", "avg"], view="rates"), points)
     assert (
-        "No single learning rate of those tried would have misled: at each, every arm's verdict against “token” "
-        "(ahead, behind, or not told apart) is the one at their own best rates."
+        "No single learning rate of those tried would have misled: at none has an arm another verdict (ahead, behind, or "
+        "not told apart) than at the own best rates. Chance alone turns about 1 in 20 verdicts at a single rate, of these "
+        "2 fewer than 1."
     ) in text
     assert "At 0.002 alone and with one seed, against “token”: “avg”, 6.0 points ahead (5.0 to 7.0)." in text
+
+
+def test_a_verdict_that_is_another_within_chance_is_not_called_misleading():
+    points = [
+        point("token", 0.90, lr=0.001),
+        point("token", 0.89, lr=0.002, chosen=False),
+        point("avg", 0.91, 0.008, lr=0.001),
+        point("avg", 0.905, 0.015, lr=0.002, chosen=False),  # 0.5 to 2.5: alone it would count
+    ]
+    text = " ".join(said(study(["token", "avg"], view="rates"), points))
+    assert (
+        "No single learning rate of those tried would have misled: in 1 of 2 comparisons it gives another verdict (ahead, "
+        "behind, or not told apart) than at the own best rates, but the intervals overlap."
+    ) in text
+
+
+def test_the_verdict_at_own_best_rates_is_the_one_with_all_comparisons_in_mind():
+    points = [
+        point("token", 0.90, lr=0.001),
+        point("token", 0.80, lr=0.002, chosen=False),
+        point("avg", 0.92, 0.02, lr=0.001),  # 1 to 3, but not told apart
+        point("avg", 0.86, 0.06, lr=0.002, chosen=False),
+    ]
+    text = " ".join(said(study(["token", "avg"], view="rates"), points))
+    assert "would have misled in 1 of 2 comparisons" in text
+    assert "In 1 more the verdict is another, but the intervals overlap." in text
+    assert "Each at its own best rate, it is not to be told apart from “token”: 2.0 points ahead (1.0 to 3.0)." in text
+
+
+def test_single_rates_are_told_against_each_arms_opponent():
+    arms = {"a": {}, "b": {}, "c": {"against": "b"}}
+    points = [point(arm, 0.9, None if arm == "a" else 0.0, lr=lr, chosen=lr == 0.001) for lr in RATES for arm in arms]
+    text = said(study(arms, view="rates"), points)
+    level = "level (1.0 behind to 1.0 ahead)"
+    assert [s for s in text if s.startswith("At 0.002")] == [
+        f"At 0.002 alone, against “a”: “b”, {level}.",
+        f"At 0.002 alone, against “b”: “c”, {level}.",
+    ]
 
 
 def test_a_sign_turned_round_by_the_rate_is_found_in_simulated_runs():
@@ -163,6 +221,17 @@ def test_curves_that_cross_are_said_to_cross_where_and_how_surely():
     )
 
 
+def test_a_crossing_with_another_opponent_is_told():
+    points = curve("ViT", (0.3, 0.8, 0.95)) + curve("ViT, plain", (0.3, 0.7, 0.95), (0.0, -0.1, 0.0), (False,) * 3)
+    points += curve("ResNet, plain", (0.5, 0.84, 0.91), (0.20, 0.04, -0.04), (True, True, True))
+    arms = {"ViT": {}, "ViT, plain": {}, "ResNet, plain": {"against": "ViT, plain"}}
+    text = said(study(arms, view="along", along=AXIS), points)
+    own = next(s for s in text if s.startswith("“ResNet, plain”"))
+    assert own.startswith("“ResNet, plain” is ahead of “ViT, plain” at 1 % by 20.0 points")
+    assert "The curves cross between 10 % and 100 %, near 32 %: on both sides the gap is more than chance." in own
+    assert any("the most that both “ResNet, plain” and “ViT, plain” reach" in s for s in text)
+
+
 @pytest.mark.parametrize(
     ("gaps", "apart", "expected"),
     [
@@ -187,12 +256,12 @@ def test_a_crossing_within_chance_is_called_so(gaps, apart, expected):
     assert text.count("cross") == (2 if "they cross" in expected or "crossing" in expected else 1)
 
 
-def test_values_where_the_arms_are_alike_say_what_would_have_been_seen():
+def test_values_where_the_arms_are_alike_say_what_is_within_chance():
     points = curve("ViT", (0.3, 0.7, 0.9)) + curve("hybrid", (0.5, 0.7, 0.92), (0.2, 0.0, 0.02), (True, False, False))
     text = said(study(["ViT", "hybrid"], view="along", along=AXIS), points)[1]
     assert (
         "They cannot be told apart at 10 %, level (1.0 behind to 1.0 ahead); at 100 %, 2.0 points ahead (1.0 to 3.0). "
-        "A difference of less than 1.0 points would not have been seen there. "
+        "Differences up to 1.0 points are within the chance of these seeds and images. "
         "Where such an interval leaves out 0, it does so for one comparison, not for all of them."
     ) in text
 
@@ -234,4 +303,5 @@ def test_differences_and_large_numbers_read_as_they_are():
         "5.68 billion",
         "1,500 trillion",
     ]
-    assert unseen([point("a", 0.9, 0.1, half=0.013)]) == "1.3 points"
+    assert "up to 1.3 points are" in within_chance([point("a", 0.9, 0.1, half=0.013)], "arm")
+    assert [signed(x) for x in (0.0123, -0.0123, -0.0001)] == ["+1.2", "−1.2", "0.0"]

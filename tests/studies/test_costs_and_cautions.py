@@ -3,7 +3,7 @@
 from made_up import point, setting, study
 
 from vitrail.studies.conclusions import conclude
-from vitrail.studies.conclusions.cost import front, linear_stem
+from vitrail.studies.conclusions.cost import alike_but_patches, front
 from vitrail.studies.study import Arm
 
 RATES = (0.001, 0.002, 0.004)
@@ -62,18 +62,28 @@ def test_an_arm_as_accurate_as_a_cheaper_one_is_not_worth_its_cost():
     assert [p.arm for p in front(points)] == ["b", "d"]
 
 
-def test_only_linear_stems_count_towards_the_growth_with_tokens():
-    own = study("abcd", view="cost")
+def test_only_arms_that_differ_in_their_patches_alone_count_towards_the_growth_with_tokens():
     arms = {
         "a": Arm(),
-        "b": Arm(changes={"model.stem": "hybrid"}),
-        "c": Arm(choose=({"model.stem": "conv"}, {"model.stem": "linear"})),
-        "d": Arm(changes={"init": "some model"}),
+        "smaller": Arm(changes={"model.patch_size": 1, "optimizer.weight_decay": 0.1}),
+        "hybrid": Arm(changes={"model.stem": "hybrid"}),
+        "either": Arm(choose=({"model.stem": "conv"}, {"model.stem": "linear"})),
+        "started": Arm(changes={"init": "some model"}),
+        "half as deep": Arm(changes={"model.patch_size": 2, "model.depth": 3}),
+        "larger image": Arm(changes={"image_size": (16, 16)}),
     }
-    own = own.model_copy(update={"arms": arms})
-    assert [arm for arm in arms if linear_stem(own, setting(), arm)] == ["a"]
-    assert not linear_stem(own, setting(recipe={"model": {"stem": "conv"}}), "a")
-    assert not linear_stem(own, setting(recipe={"model": {"variant": "R50+B/16"}}), "a")
+    own = study(arms, view="cost")
+    answer = [point(arm, 0.9, tokens=4 + i) for i, arm in enumerate(arms)]
+
+    def counted(**of_setting):
+        return [p.arm for p in alike_but_patches(own, setting(**of_setting), answer)]
+
+    assert counted() == ["a", "smaller"]
+    assert counted(recipe={"model": {"stem": "conv"}}) == []
+    assert counted(recipe={"model": {"variant": "R50+B/16"}}) == []
+    variants = study({n: {"model.variant": n} for n in ("B/16", "B/32", "S/16")}, view="cost")
+    answer = [point(arm, 0.9) for arm in variants.arms]
+    assert [p.arm for p in alike_but_patches(variants, setting(recipe={}), answer)] == ["B/16", "B/32"]
 
 
 # Costs that are to be equal
@@ -85,10 +95,12 @@ def test_the_largest_deviations_of_matched_costs_are_said_with_their_arms():
         point("wide", 0.9, 0.0, parameters=25_000, flops=1_030_000),
         point("narrow", 0.9, 0.0, parameters=9_000, flops=900_000),
     ]
-    text = said(study([p.arm for p in points], match={"to": "ViT"}), points)
+    arms = {"ViT": {}, "wide": {"choose": [{"model.depth": 1}, {"model.depth": 2}]}, "narrow": {"init": "some model"}}
+    text = said(study(arms, match={"to": "ViT"}), points)
     assert text[-1] == (
-        "The arms are matched to “ViT” by FLOPs for one image. The largest deviations from “ViT”: parameters 2.5 times "
-        "(“wide”) and FLOPs for one image −10.0 % (“narrow”). The same for all arms: training steps."
+        "“wide” is matched to “ViT” by FLOPs for one image. “narrow” starts from a model and is not matched. The largest "
+        "deviations from “ViT”: parameters 2.5 times (“wide”) and FLOPs for one image −10.0 % (“narrow”). The same for all "
+        "arms: training steps."
     )
 
 
@@ -131,11 +143,12 @@ def test_what_the_study_stands_on_is_said_with_its_numbers():
         "Each arm was trained with 3 seeds (random starts and orders). The intervals count the chance of the seed and of "
         "the images that were asked, not that of other training images or of which learning rate was chosen.",
         "An interval holds the true value in about 95 of 100 cases, for one comparison. There are 2; an arm is called "
-        "different only if it would be at 5 % / 2 (Bonferroni), so that the chance of any false alarm stays near 5 %.",
+        "different only if it would be at 5 % / 2 (Bonferroni), so that a false alarm among them stays rare; where few "
+        "seeds bring most of the chance, it comes somewhat more often than in 1 of 20 studies.",
         "Arms that cannot be told apart need not be equal: more seeds or more images may show a difference.",
         "Arms are compared with “a”; two others were not tested against each other.",
         "One data set was used (digits, 10 classes, 1,000 training images). Another may order the arms differently.",
-        "The models have 10,000 to 2.34 million parameters and were trained for 500 to 900 steps on images of 8x8 pixels. "
+        "The models have 10,000 to 2.34 million parameters and were trained for 500 to 900 steps on images of 8 × 8 pixels. "
         "Larger models or longer training may order them differently.",
         "Learning rates come from a grid (0.001, 0.002 and 0.004) and were chosen on 200 validation images. All other "
         "settings are shared, and may suit one arm better than another.",
@@ -156,3 +169,35 @@ def test_an_axis_that_the_figure_does_not_show_is_told_at_its_last_value():
     points = [point(arm, 0.9 if arm == "a" else 0.8, along=v) for arm in "ab" for v in (8, 16)]
     text = said(study("ab", along={"key": "image_size", "values": (8, 16)}), points)
     assert text[0] == "What follows is for image_size 16. The other values are in the table."
+
+
+def test_seeds_that_draw_their_own_share_of_the_images_are_not_said_to_leave_it_uncounted():
+    points = [point(arm, 0.9, None if arm == "a" else 0.0) for arm in "ab"]
+    shares = "where only a share of the training images was used, that of the share, as every seed took its own"
+    along = {"key": "data.fraction", "values": (0.1, 1.0)}
+    of_axis = [point(p.arm, 0.9, along=v) for p in points for v in along["values"]]
+    for text in (
+        warned(study("ab", along=along), of_axis),
+        warned(study("ab"), points, recipe={"data": {"fraction": 0.5}}),
+        warned(study({"a": {}, "b": {"data.fraction": 0.1}}), points),
+    ):
+        assert shares in " ".join(text)
+        assert "other training images" not in " ".join(text)
+    assert "not that of other training images" in " ".join(
+        warned(study("ab"), points, recipe={"data": {"fraction": 1}})
+    )
+
+
+def test_several_sizes_of_images_are_said():
+    points = [point(arm, 0.9, None if arm == "a" else 0.0) for arm in "ab"]
+    text = " ".join(warned(study({"a": {}, "b": {"image_size": [16, 16]}}), points))
+    assert "steps on images of several sizes." in text
+    along = {"key": "image_size", "values": (8, 16)}
+    text = " ".join(warned(study("ab", along=along), [point(p.arm, 0.9, along=v) for p in points for v in (8, 16)]))
+    assert "steps on images of several sizes." in text
+
+
+def test_arms_compared_with_another_than_the_reference_are_named():
+    points = [point("a", 0.9), point("b", 0.9, 0.0), point("c", 0.9, 0.0)]
+    text = warned(study({"a": {}, "b": {}, "c": {"against": "b"}}), points)
+    assert "Arms are compared with “a”, but “c” with “b”; two others were not tested against each other." in text

@@ -16,7 +16,7 @@ from vitrail.studies import figures
 from vitrail.studies.figures import style
 from vitrail.studies.figures.cost import quadratic
 from vitrail.studies.figures.inline import inline
-from vitrail.studies.study import Study
+from vitrail.studies.study import Arm, Study
 
 WIDTHS = ("wide", "narrow")
 
@@ -126,11 +126,46 @@ def test_a_single_rate_is_drawn_beside_the_best_ones():
     assert "A number stands for a difference beyond the panel" in " ".join(figures.caption(pooling()))
 
 
-def test_a_rate_without_an_interval_still_has_its_mean():
+def test_a_rate_that_the_reference_did_not_try_has_no_difference_there():
     findings = pooling()
     bare = replace(findings, points=tuple(replace(p, difference_at_rate=None) for p in findings.points))
-    full, less = (figures.draw(f, "wide").axes[1].lines for f in (findings, bare))
-    assert len(full) - len(less) == 1  # the interval of the one arm whose best rate is not the reference's
+    full, less = (figures.draw(f, "wide").axes[1] for f in (findings, bare))
+    singles = sum(p.difference_at_rate is not None for p in findings.points)
+    drawn = len(full.lines) - len(less.lines)
+    assert drawn + 2 * (len(full.texts) - len(less.texts)) == 2 * singles  # a line and a marker, or a number
+    assert less.lines  # the answer stays
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("view", VIEWS)
+def test_no_caption_has_a_place_left_open(view, width):
+    said = " ".join(figures.caption(VIEWS[view](), width))
+    assert not re.search("[{}]|None", said)
+    two = replace(tokens(), points=(*tokens().points, replace(tokens().points[0], lr=3e-3, chosen=False)))
+    assert "Each arm is at the learning rate that was best for it" in " ".join(figures.caption(two, width))
+
+
+def test_accuracy_and_cost_of_arms_without_tokens_is_drawn():
+    findings = tokens()
+    bare = replace(findings.points[0].size, tokens=None, attention_share=0.0)
+    figure = figures.draw(replace(findings, points=tuple(replace(p, size=bare) for p in findings.points)))
+    assert figure.axes[2].get_xlim()[0] == 10
+
+
+@pytest.mark.parametrize("view", ["arms", "rates"])
+def test_arms_with_another_opponent_are_named_and_the_title_does_not_claim_the_reference(view):
+    findings = VIEWS[view]()
+    reference, other, third = list(findings.study.arms)[:3]
+    if view == "arms":
+        reference, other, third = findings.study.reference, "none", "rotary 2-D at every layer"
+    arms = {**findings.study.arms, third: Arm(against=other)}
+    mixed = replace(findings, study=findings.study.model_copy(update={"arms": arms}))
+    sentence = f"Arms are compared with “{reference}”, but “{third}” with “{other}”."
+    for width in WIDTHS:
+        assert sentence in " ".join(figures.caption(mixed, width))
+        assert "Arms are compared" not in " ".join(figures.caption(findings, width))
+    assert f"Difference to {reference}" in words(figures.svg(findings))
+    assert f"Difference to {reference}" not in words(figures.svg(mixed))
 
 
 def test_diverged_runs_are_crosses():

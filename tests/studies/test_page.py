@@ -8,9 +8,8 @@ import pytest
 
 from study_findings import VIEWS, bias, pooling, position, tokens
 from vitrail.studies import figures
-from vitrail.studies.findings import Estimate
-from vitrail.studies.page import render, signed, write_page
-from vitrail.studies.study import Study
+from vitrail.studies.page import render, write_page
+from vitrail.studies.study import Arm, Study
 
 VOID = {"meta", "br"}
 BAD = "<script>alert('x')</script>&\"<b>"
@@ -107,13 +106,6 @@ def test_the_table_has_every_arm_with_its_numbers():
         assert "812 k 65 50.0 MFLOPs 1.00× 8.0 % 1,500 14.4 TFLOPs 1.00× 212 MB 1 min 14 s" in row
 
 
-def test_points_have_their_sign():
-    assert signed(Estimate(0.0123, 0, 0)) == "+1.2"
-    assert signed(Estimate(-0.0123, 0, 0)) == "−1.2"
-    assert signed(Estimate(-0.0001, 0, 0)) == "0.0"
-    assert signed(None) == ""
-
-
 @pytest.mark.usefixtures("no_figure")
 def test_every_learning_rate_is_a_row_with_the_difference_at_that_rate():
     text = Page(render(pooling())).text
@@ -128,7 +120,7 @@ def test_every_learning_rate_is_a_row_with_the_difference_at_that_rate():
 @pytest.mark.usefixtures("no_figure")
 def test_a_chosen_difference_is_not_passed_off_as_one_at_a_single_rate():
     findings = pooling()
-    points = tuple(replace(p, difference_at_rate=None) for p in findings.points)
+    points = tuple(replace(p, difference_at_rate=None) if p.lr == 3e-3 else p for p in findings.points)
     rows = Page(render(replace(findings, points=points))).text.partition("difference at this rate")[2]
     assert "average of the tokens 3e-3 ✓ 93.5 % 93.9 % 92.7 to 95.1 – 0.400" in rows  # unknown there
     assert re.search(r"attention pooling \(MAP\) 1e-3 ✓ 92.7 % 93.1 % 91.9 to 94.3 −0.5 ", rows)  # the reference's too
@@ -144,6 +136,23 @@ def test_rows_along_an_axis_go_value_by_value():
 
 
 @pytest.mark.usefixtures("no_figure")
+def test_an_arm_that_is_compared_with_another_than_the_reference_says_so():
+    findings = bias()
+    arms = {**findings.study.arms, "ResNet, augmented": Arm(against="ViT, augmented")}
+    text = Page(render(replace(findings, study=findings.study.model_copy(update={"arms": arms})))).text
+    assert text.count("to “ViT, augmented”") == 5
+    assert "Differences are to “ViT”, or to the arm named below them, in percentage points" in text
+    assert "or to the arm" not in Page(render(findings)).text
+
+
+@pytest.mark.usefixtures("no_figure")
+@pytest.mark.parametrize("view", VIEWS)
+def test_no_text_has_a_place_left_open(view):
+    body = render(VIEWS[view]()).partition("</style>")[2]
+    assert not re.search(r"[{}]|\bNone\b", body)
+
+
+@pytest.mark.usefixtures("no_figure")
 def test_diverged_runs_are_told():
     findings = tokens()
     points = (replace(findings.points[0], diverged=2, nll=None), *findings.points[1:])
@@ -152,16 +161,22 @@ def test_diverged_runs_are_told():
 
 @pytest.mark.usefixtures("no_figure")
 def test_changes_starts_left_out_arms_and_the_reported_part_are_said():
-    findings = pooling(initial={"average of the tokens": "the/model/folder"})
+    findings = pooling()
+    arms = {**findings.study.arms, "average of the tokens": Arm(changes={"init": "the/model/folder"})}
+    started = findings.study.model_copy(update={"arms": arms})
+    changes = {name: arm.changes for name, arm in arms.items()}
     left_out = ("pixels: 50,176 tokens are more than 1,024",)
     setting = replace(findings.setting, left_out=left_out, reported_split="every fifth image")
-    text = Page(render(replace(findings, setting=setting))).text
+    text = Page(render(replace(findings, setting=setting, study=started, changes=changes))).text
     assert "class token nothing" in text
-    assert "average of the tokens model.pool = avg starts from the/model/folder" in text
+    assert "average of the tokens init = the/model/folder" in text
+    assert "Not trained from scratch but from a model: “average of the tokens”." in text
     assert f"Left out {left_out[0]}" in text
     assert "reported (every fifth image) images, which give the accuracy 360" in text
-    assert "360 images (every fifth image)" in text
-    assert "Left out" not in Page(render(findings)).text
+    assert "the 360 reported images" in text
+    text = Page(render(findings)).text
+    assert "Left out" not in text
+    assert "from scratch" not in text
 
 
 @pytest.mark.usefixtures("no_figure")
@@ -209,7 +224,6 @@ def test_no_text_is_run():
                 conclusions=(BAD, BAD),
                 cautions=(BAD,),
                 changes={name: {BAD: BAD} for name in names.values()},
-                initial={names["ViT"]: BAD},
             )
         )
     )

@@ -18,7 +18,8 @@ def test_a_shipped_study_can_be_planned_on_the_built_in_digits(name: str) -> Non
     plan = make_plan(files.load(name), "digits")
     assert plan.study.seeds >= 3
     assert len({planned.arm for planned in plan.cells}) >= 3
-    assert plan.reported == (359, "test")
+    assert plan.data.test is not None
+    assert len(plan.data.test) == 359
 
 
 def test_the_studies_of_the_paper_are_there() -> None:
@@ -57,6 +58,15 @@ def test_a_study_of_ones_own_is_a_file_of_about_twenty_lines(tmp_path: Path) -> 
         ({"arms": {"with": {}}}, "arms"),
         ({"match": {"to": "b"}}, "match.to 'b' is none of the arms"),
         ({"sweep_seeds": 3}, "sweep_seeds 3 is more than the 2 seeds"),
+        ({"lr": [1e-3, 1e-3]}, "0.001 is there twice"),
+        ({"lr": [1e-3, 1.0000001e-3]}, "0.001 is there twice"),
+        ({"arms": {"with": {"optimizer.lr": 0.1}, "b": {}}}, "optimizer.lr: write lr, of the study or of the arm"),
+        ({"arms": {"with": {"data.val_fraction": 0.5}, "b": {}}}, "data.val_fraction is the same for all arms"),
+        ({"recipe": {"seed": 3}}, "seed: write seeds"),
+        ({"arms": {"with": {}, "b": {"against": "c"}}}, "arms.b.against 'c' is none of the arms"),
+        ({"along": {"key": "optimizer.lr", "values": [0.1, 1]}}, "optimizer.lr: write lr"),
+        ({"along": {"key": "epochs", "values": [1, 1.0]}}, "1 is there twice"),
+        ({"along": {"key": "epochs", "values": [1, {"a": 2}]}}, "a number, a word or a list of these, not {'a': 2}"),
         ({"along": {"key": "data.fractoin", "values": [0.1, 1]}}, "unknown recipe key 'data.fractoin'"),
     ],
 )
@@ -69,10 +79,10 @@ def test_what_is_wrong_in_a_file_is_named(tmp_path: Path, changes: dict[str, Any
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("text", ["a: [", "- 1", ""])
-def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize("text", [b"a: [", b"- 1", b"", b"title: \xe9", b"arms: {a: {}, b: {}, a: {}}", b"8: 1"])
+def test_a_file_that_is_no_study_is_refused(tmp_path: Path, text: bytes) -> None:
     path = tmp_path / "own.yaml"
-    path.write_text(text)
+    path.write_bytes(text)
     with pytest.raises(UserError, match="own.yaml"):
         files.load(path)
 
@@ -82,3 +92,16 @@ def test_an_unknown_name_is_told_with_the_nearest() -> None:
         files.load("positions")
     with pytest.raises(UserError, match="no such study file"):
         files.load("nowhere/x.yaml")
+
+
+def test_numbers_and_empty_arms_may_be_written_as_yaml_has_them(tmp_path: Path) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_text(
+        "title: a\nquestion: b\nreference: 8\nlr: [1e-3, 3e-3]\narms: {8: , 16: {model.patch_size: 2}}\n"
+        "along: {key: optimizer.weight_decay, values: [1e-3, 1e-2]}\n"
+    )
+    study = files.load(path)
+    assert study.lr == (1e-3, 3e-3)
+    assert study.arms["8"].changes == {}
+    assert study.along is not None
+    assert study.along.values == (1e-3, 1e-2)

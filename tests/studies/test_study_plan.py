@@ -51,10 +51,10 @@ def test_a_share_of_the_images_takes_more_epochs_as_its_root_falls() -> None:
 def test_the_alternative_nearest_in_cost_is_taken() -> None:
     arms = {
         "with": {},
-        "deep": {"choose": [{"model.depth": 9}, {"model.depth": 2}, {"model.depth": 3, "model.width": 15}]},
+        "deep": {"choose": [{"model.depth": 9}, {"model.depth": 2}, {"model.depth": 1, "model.patch_size": 3}]},
     }
     plan = make_plan(tiny(arms=arms, match={"to": "with", "by": "parameters"}), "digits")
-    assert cell(plan, "deep").changes == {"model.depth": 2}  # width 15 cannot be built with two heads
+    assert cell(plan, "deep").changes == {"model.depth": 2}  # 3 pixels do not divide 8
     first = make_plan(tiny(arms=arms), "digits")
     assert cell(first, "deep").changes == {"model.depth": 9}  # without a match the first that can be built
 
@@ -134,8 +134,54 @@ def test_shortened_runs_keep_their_proportions() -> None:
 
 
 def test_photographs_bring_their_own_size(image_folder: Path) -> None:
-    study = Study(**{**tiny().model_dump(), "recipe": {"model.depth": 1}})
+    study = Study(**{**tiny().model_dump(), "recipe": {"model.depth": 1, "data.test_fraction": 0.4}})
     plan = make_plan(study, image_folder)
     assert plan.base.image_size is not None
     assert plan.base.epochs != 75  # as many as suit the number of images
-    assert plan.reported[1].startswith("every second validation image")
+
+
+def test_data_without_test_images_give_up_a_share_of_the_training_images(image_folder: Path) -> None:
+    plan = make_plan(tiny(), image_folder, changes={"data.test_fraction": 0.4})
+    parts = plan.data.train, plan.data.val, plan.data.test
+    names = [set(part.names) for part in parts if part is not None]
+    assert len(names) == 3
+    assert len(set.union(*names)) == sum(map(len, names)) == 36
+    assert {cell.recipe.data.test_fraction for cell in plan.cells} == {0.4}
+    assert plan.notes[0] == "the data have no test images: 40% of the training images are held out and reported"
+
+
+def test_too_few_images_to_report_are_refused(image_folder: Path) -> None:
+    with pytest.raises(UserError, match="test images tell nothing"):
+        make_plan(tiny(), image_folder, changes={"data.test_fraction": 0.01})
+
+
+def test_a_mistake_in_an_arm_is_no_reason_to_leave_it_out() -> None:
+    arms = {"with": {}, "without": {"model.pool": "averge"}}
+    with pytest.raises(UserError, match="arm without: .*averge"):
+        make_plan(tiny(arms=arms), "digits")
+    with pytest.raises(UserError, match="nowhere"):
+        make_plan(tiny(start={}), "digits", init=["nowhere/model"])
+
+
+def test_of_twins_the_reference_stays() -> None:
+    plan = make_plan(tiny(arms={"first": {}, "with": {}, "without": {"model.position": "none"}}), "digits")
+    assert list(plan.study.arms) == ["with", "without"]
+    assert plan.left_out == ("first: the same as with",)
+
+
+def test_an_arm_whose_opponent_is_left_out_is_compared_with_the_reference() -> None:
+    arms = {"with": {}, "uneven": {"model.patch_size": 3}, "without": {"model.position": "none", "against": "uneven"}}
+    plan = make_plan(tiny(arms=arms), "digits")
+    assert plan.study.opponent("without") == "with"
+
+
+def test_a_later_length_takes_an_earlier_ones_place() -> None:
+    own = tiny(recipe={"epochs": 7}, digits={"steps": 9})
+    assert {c.size.steps for c in make_plan(own, "digits").cells} == {9}
+    assert {c.size.steps for c in make_plan(own, "digits", changes={"epochs": 1}).cells} == {21}
+
+
+@pytest.mark.parametrize("key", ["optimizer.lr", "seed", "data.source"])
+def test_what_is_the_studys_to_say_is_refused_for_all_arms(key: str) -> None:
+    with pytest.raises(UserError, match=key):
+        make_plan(tiny(), "digits", changes={key: 1})

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,10 +14,12 @@ from typing import Any
 
 import pytest
 import yaml
+from filelock import FileLock
 
 from tiny_study import TINY, tiny
 from vitrail.errors import Failure, UserError
 from vitrail.studies import outcome
+from vitrail.studies.budget import Pace, measured
 from vitrail.studies.plan import make_plan
 from vitrail.studies.run import study
 from vitrail.studies.schedule import Schedule
@@ -72,7 +75,7 @@ def test_every_run_is_an_ordinary_training_run(tmp_path: Path, run: Callable[...
 
 def test_a_killed_study_goes_on_and_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
     file = tmp_path / "own.yaml"
-    file.write_text(yaml.safe_dump({**TINY, "recipe": {**TINY["recipe"], "steps": 40}}))
+    file.write_text(yaml.safe_dump({**TINY, "recipe": {**TINY["recipe"], "steps": 25}}))
     command = [sys.executable, "-m", "vitrail", "study", str(file), "--jobs", "2", "--out"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     subprocess.run([*command, str(tmp_path / "whole")], env=environment, check=True, capture_output=True)
@@ -122,8 +125,8 @@ def test_a_finished_study_writes_its_page_again_in_a_moment(tmp_path: Path) -> N
 
 def test_another_study_in_the_same_folder_is_refused(tmp_path: Path) -> None:
     study(tiny(lr=[1e-2]), out=tmp_path / "out")
-    with pytest.raises(UserError, match=r"holds another study \(seeds is 2 there, and 3 asked for\)"):
-        study(tiny(lr=[1e-2]), out=tmp_path / "out", seeds=3)
+    with pytest.raises(UserError, match=r"holds another study \(.*rates"):
+        study(tiny(lr=[2e-2]), out=tmp_path / "out")
     with pytest.raises(UserError, match=r"with: recipe\.model\.width is 16 there, and 24 asked for"):
         study(tiny(lr=[1e-2]), out=tmp_path / "out", changes={"model.width": 24})
     (tmp_path / "full").mkdir()
@@ -132,17 +135,27 @@ def test_another_study_in_the_same_folder_is_refused(tmp_path: Path) -> None:
         study(tiny(), out=tmp_path / "full")
 
 
-def test_a_budget_shortens_every_run_and_is_kept_when_the_study_goes_on(tmp_path: Path) -> None:
+def test_a_budget_shortens_every_run_and_is_kept_when_the_study_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vitrail.studies.run.measured", lambda plan, shares: Pace(of_step=0.1, of_run=1.0))
     lines: list[str] = []
-    own = tiny(recipe={**TINY["recipe"], "steps": 10_000}, lr=[1e-2])
-    found = study(own, out=tmp_path / "out", budget=15, jobs=2, say=lines.append)
-    steps = {point.size.steps for point in found.points}
-    assert len(steps) == 1
-    assert 10 <= steps.pop() < 8_000
+    own = tiny(recipe={**TINY["recipe"], "steps": 1000}, lr=[1e-2])
+    found = study(own, out=tmp_path / "out", budget=5, jobs=2, say=lines.append)
+    # 4 runs, 2 side by side: 2 seconds beside the steps, and 200 for all steps
+    assert {point.size.steps for point in found.points} <= {14, 15}
+    assert any(line.startswith("about 5 s, with 1% of the steps") for line in lines)
     again = study(own, out=tmp_path / "out", budget=500, jobs=2)
     assert again.points == found.points
-    with pytest.raises(UserError, match="--budget: 4 runs of at least 10 steps need"):
+    assert "1% of its steps" in found.setting.notes[-1]
+    with pytest.raises(UserError, match="--budget: 4 runs of at least 10 steps need about 4 s"):
         study(own, out=tmp_path / "small", budget=1, jobs=2)
+
+
+def test_the_pace_is_that_of_a_few_steps(tmp_path: Path) -> None:
+    pace = measured(make_plan(tiny(lr=[1e-2]), "digits"), [Share(1)])
+    assert 1e-4 < pace.of_step < 1.0
+    assert 0 < pace.of_run < 60
 
 
 def test_a_rate_at_which_training_diverges_counts_against_it_and_not_against_the_study(tmp_path: Path) -> None:
@@ -154,9 +167,10 @@ def test_a_rate_at_which_training_diverges_counts_against_it_and_not_against_the
 
 
 def test_a_run_that_fails_is_told_and_the_others_are_kept(tmp_path: Path, image_folder: Path) -> None:
-    own = tiny(recipe={"steps": 3, "model": TINY["recipe"]["model"], "batch_size": 8}, lr=[1e-2])
+    recipe = {"steps": 3, "model": TINY["recipe"]["model"], "batch_size": 8, "data.test_fraction": 0.4}
+    own = tiny(recipe=recipe, lr=[1e-2])
     plan = make_plan(own, image_folder)
-    jobs = list(Schedule(plan, tmp_path / "runs"))
+    jobs = list(iter(Schedule(plan, tmp_path / "runs").next_job, None))
     for path in image_folder.rglob("*.png"):
         path.write_bytes(b"no image")
     with working([Share(1)]) as workers:
@@ -170,7 +184,8 @@ def test_a_run_that_fails_is_told_and_the_others_are_kept(tmp_path: Path, image_
 
 def test_a_worker_that_dies_is_told_with_its_run(tmp_path: Path) -> None:
     own = tiny(recipe={**TINY["recipe"], "steps": 100_000})
-    job = next(iter(Schedule(make_plan(own, "digits"), tmp_path / "runs")))
+    job = Schedule(make_plan(own, "digits"), tmp_path / "runs").next_job()
+    assert job is not None
     with working([Share(1)]) as workers:
         workers.start(job)
         deadline = time.monotonic() + 60
@@ -184,17 +199,76 @@ def test_a_worker_that_dies_is_told_with_its_run(tmp_path: Path) -> None:
     assert "take fewer --jobs" in str(ended[0][1])
 
 
-def test_data_without_test_images_report_half_of_the_validation_images(tmp_path: Path, image_folder: Path) -> None:
-    own = tiny(
-        recipe={"steps": 3, "batch_size": 8, "model": TINY["recipe"]["model"], "data.val_fraction": 0.5}, lr=[1e-2]
-    )
-    found = study(own, image_folder, out=tmp_path / "out")
-    assert found.setting.reported_split.startswith("every second validation image")
+def test_data_without_test_images_report_those_held_out(tmp_path: Path, image_folder: Path) -> None:
+    recipe = {"steps": 3, "batch_size": 8, "model": TINY["recipe"]["model"], "data.test_fraction": 0.4}
+    found = study(tiny(recipe=recipe, lr=[1e-2]), image_folder, out=tmp_path / "out")
     assert found.setting.train + found.setting.val + found.setting.reported == 36
-    first = next((tmp_path / "out").rglob("outcome.json")).parent
-    kept = outcome.read(first)
+    kept = outcome.read(next((tmp_path / "out").rglob("outcome.json")).parent)
     assert kept is not None
     assert len(kept.correct) == found.setting.reported
+
+
+def test_more_seeds_keep_the_runs_that_are_there(tmp_path: Path) -> None:
+    first = study(tiny(lr=[1e-2]), out=tmp_path / "out")
+    done = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("outcome.json")}
+    more = study(tiny(lr=[1e-2]), out=tmp_path / "out", seeds=3)
+    assert {path: path.stat().st_mtime_ns for path in done} == done
+    assert {point.seeds for point in first.points} == {2}
+    assert {point.seeds for point in more.points} == {3}
+
+
+def test_data_that_changed_are_not_mixed(tmp_path: Path, image_folder: Path) -> None:
+    recipe = {"steps": 3, "batch_size": 8, "model": TINY["recipe"]["model"], "data.test_fraction": 0.4}
+    own = tiny(recipe=recipe, lr=[1e-2])
+    study(own, image_folder, out=tmp_path / "out")
+    next(image_folder.rglob("*.png")).unlink()
+    with pytest.raises(UserError, match="holds another study"):
+        study(own, image_folder, out=tmp_path / "out")
+
+
+def test_two_processes_do_not_work_on_one_study(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    with (
+        FileLock(tmp_path / "out" / "study.lock"),
+        pytest.raises(UserError, match="another process works on the study"),
+    ):
+        study(tiny(), out=tmp_path / "out")
+
+
+def test_workers_are_closed_while_they_work(tmp_path: Path) -> None:
+    own = tiny(recipe={**TINY["recipe"], "steps": 100_000})
+    schedule = Schedule(make_plan(own, "digits"), tmp_path / "runs")
+    started = time.monotonic()
+    with working([Share(1), Share(1)]) as workers:
+        for _ in range(2):
+            job = schedule.next_job()
+            assert job is not None
+            workers.start(job)
+        while not list((tmp_path / "runs").rglob("metrics.jsonl")) and time.monotonic() < started + 60:
+            time.sleep(0.05)
+    assert all(worker.process is not None and worker.process.poll() is not None for worker in workers.all)
+
+
+def test_one_run_that_fails_leaves_the_others_to_their_end(tmp_path: Path) -> None:
+    own = tiny(lr=[1e-2])
+    plan = study(own, out=tmp_path / "out").study
+    first, second = (path.parent for path in sorted((tmp_path / "out").rglob("outcome.json"))[:2])
+    shutil.rmtree(first)
+    shutil.rmtree(second)
+    first.mkdir()
+    (first / "mine.txt").write_text("in the way")
+    with pytest.raises(Failure, match="3 of 4 runs are done, and kept"):
+        study(own, out=tmp_path / "out")
+    (first / "mine.txt").unlink()
+    assert study(own, out=tmp_path / "out").study == plan
+
+
+def test_a_gpu_that_is_named_is_the_one_that_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VITRAIL_DEVICE", "cuda:1")
+    assert Share(1, 2).environment()["VITRAIL_DEVICE"] == "cuda:1"
+    assert Share(2, 2, "cuda:0").environment()["VITRAIL_DEVICE"] == "cuda:0"
+    assert Share(2, 3).environment()["OMP_NUM_THREADS"] == "2"
+    assert Share(2, 3).environment()["VITRAIL_NEIGHBOURS"] == "3"
 
 
 @pytest.mark.parametrize(

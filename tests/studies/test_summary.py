@@ -66,7 +66,8 @@ def test_a_chosen_point_is_compared_at_the_references_own_rate_and_others_at_the
     assert chosen.difference_at_rate == paired_difference(correct("good", 0.004), correct("plain", 0.004))
     other = points["good", 0.001]
     assert other.difference == paired_difference(correct("good", 0.001), correct("plain", 0.001))
-    assert other.difference_at_rate is None
+    assert other.difference_at_rate == other.difference
+    assert all(points["plain", lr].difference_at_rate is None for lr in RATES)
     assert all(points["plain", lr].difference is None and not points["plain", lr].told_apart for lr in RATES)
 
 
@@ -127,3 +128,39 @@ def test_diverged_runs_count_as_nothing_right_and_are_counted():
     assert good.nll == pytest.approx(0.2)
     assert plain.nll is None
     assert good.seconds == pytest.approx(4.0)
+
+
+def test_an_arm_with_rates_of_its_own_has_no_difference_at_a_rate_that_its_opponent_did_not_try():
+    world = World()
+    outcomes = world.outcomes(lambda arm, value, lr: 0.9, ("plain",), (0.001,))
+    outcomes += world.outcomes(lambda arm, value, lr: 0.9, ("good",), (0.004,))
+    good = summarise(study(("plain", "good")), sizes(outcomes), outcomes)[1]
+    assert good.difference is not None
+    assert good.difference_at_rate is None
+
+
+def test_an_arm_is_paired_with_its_own_opponent():
+    arms = ("ViT", "ViT, plain", "ResNet, plain")
+    outcomes = World().outcomes(lambda arm, value, lr: {"ViT": 0.95}.get(arm, 0.8), arms)
+    own = study({"ViT": {}, "ViT, plain": {}, "ResNet, plain": {"against": "ViT, plain"}})
+    vit, plain, resnet = summarise(own, sizes(outcomes), outcomes)
+
+    def correct(arm):
+        return np.stack([o.correct for o in outcomes if o.cell.arm == arm])
+
+    assert vit.difference is None
+    assert plain.difference == paired_difference(correct("ViT, plain"), correct("ViT"))
+    assert resnet.difference == paired_difference(correct("ResNet, plain"), correct("ViT, plain"))
+    assert resnet.difference_at_rate == resnet.difference
+    assert plain.told_apart
+    assert not resnet.told_apart
+
+
+def test_a_diverged_run_that_knows_of_no_images_left_out_is_wrong_on_those_of_the_others():
+    runs = [outcome(answers(198, seed), seed=seed) for seed in range(3)]
+    runs += [outcome(answers(198, 7), arm="good", seed=0), diverged(200, arm="good", seed=1)]
+    plain, good = summarise(study(("plain", "good")), sizes(runs), runs)
+    assert good.top1.mean == pytest.approx(runs[3].top1 / 2)
+    paired = np.stack([runs[3].correct, np.zeros(198, bool)]), np.stack([runs[0].correct, runs[1].correct])
+    assert good.difference == paired_difference(*paired)
+    assert plain.top1.mean == pytest.approx(np.mean([run.top1 for run in runs[:3]]))

@@ -1,8 +1,8 @@
 """Looking at every image before training: damaged ones are named or left out, small data stay in memory decoded."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -17,8 +17,18 @@ FIRST_NAMES = 3
 _AT_ONCE = 1024  # images handed to the threads at a time
 
 
-Memory = dict[tuple[Preprocess, str], torch.Tensor]
-"""Images that earlier runs on the same data have decoded, by the contract for their pixels and their names."""
+@dataclass(eq=False)
+class Memory:
+    """Images that earlier runs on the same data have decoded, as long as they fit into ``room`` bytes."""
+
+    room: int = 256 << 20
+    images: dict[tuple[Hashable, ...], torch.Tensor] = field(default_factory=dict)
+
+    def keep(self, key: tuple[Hashable, ...], image: torch.Tensor) -> None:
+        """Keep an image, if there is room for it."""
+        if key not in self.images and image.nbytes <= self.room:
+            self.images[key] = image
+            self.room -= image.nbytes
 
 
 @dataclass(frozen=True)
@@ -55,7 +65,7 @@ def check_images(
     keep: bool = False,
     at_most: int | None = None,
     progress: Callable[[int, int], None] | None = None,
-    memory: Memory | None = None,
+    memory: tuple[Memory, Hashable] | None = None,
 ) -> Checked:
     """Decode images before the first step, and give the samples that can be used.
 
@@ -66,7 +76,8 @@ def check_images(
         at_most: of more samples than this, only so many are looked at, evenly spaced, so that it takes the same time
             for millions: a fault of the whole data set is found, a single damaged image may not be. None for all.
         progress: called with (done, all to be looked at) after every image.
-        memory: where images that are kept are looked for before they are decoded, and put afterwards.
+        memory: where images that are kept are looked for before they are decoded, and put afterwards; and what these
+            samples are called there, such as the data's name and the split.
 
     Raises:
         UserError: images are bad and ``skip_bad`` is not given, or none is left, or a class has none left.
@@ -78,14 +89,14 @@ def check_images(
     images = torch.empty((n, preprocess.channels, *preprocess.image_size), dtype=torch.uint8) if keep else None
 
     def look(index: int) -> BadImage | None:
-        key = preprocess, samples.names[index]
-        known = memory.get(key) if memory is not None and images is not None else None
+        key = preprocess, memory[1] if memory else None, samples.place(index)
+        known = memory[0].images.get(key) if memory and images is not None else None
         try:
-            image = preprocess.load(samples.encoded(index), key[1]) if known is None else known
+            image = preprocess.load(samples.encoded(index), samples.names[index]) if known is None else known
             if images is not None:
                 images[index] = image
-                if memory is not None:
-                    memory[key] = image
+                if memory:
+                    memory[0].keep(key, image)
         except ImageError as error:
             return BadImage(index, str(error))
         return None

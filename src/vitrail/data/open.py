@@ -74,6 +74,15 @@ def open_data(
     return _dataset(name, labels, samples)
 
 
+def with_test(data: Dataset, fraction: float) -> Dataset:
+    """The data with a share of the training images as test images, class by class and by hash, where they have none."""
+    train = data.train
+    if data.test is not None or train is None or train.targets is None or fraction <= 0:
+        return data
+    out = held_out(train.names, train.targets, train.labels, fraction, "test")
+    return replace(data, train=train.subset(np.flatnonzero(~out)), test=train.subset(np.flatnonzero(out)))
+
+
 def typical_size(samples: Samples, most: int = 64) -> tuple[int, int]:
     """The median height and width, in pixels, of up to ``most`` evenly spaced samples, from their headers alone.
 

@@ -45,6 +45,10 @@ class Samples:
         except OSError as error:
             raise ImageError(f"{self.names[index]}: cannot be read ({error.strerror or error})") from error
 
+    def place(self, index: int) -> int:
+        """Where sample ``index`` stands in the source that these are a part of."""
+        return int(self.read.indices[index]) if isinstance(self.read, Picked) else index
+
     def subset(self, indices: np.ndarray | Sequence[int]) -> "Samples":
         """The samples at ``indices``, in that order."""
         chosen = np.asarray(indices, dtype=np.int64)

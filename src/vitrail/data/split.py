@@ -66,14 +66,17 @@ def _below_class(name: str, label: str) -> str:
     return rest if first == label and rest else name
 
 
-def held_out(names: Sequence[str], targets: np.ndarray, labels: Sequence[str], fraction: float) -> np.ndarray:
-    """Which samples go to validation, (n,) bool: those whose place is below ``fraction``, class by class.
+def held_out(
+    names: Sequence[str], targets: np.ndarray, labels: Sequence[str], fraction: float, purpose: str = "val"
+) -> np.ndarray:
+    """Which samples go to validation, or another ``purpose``, (n,) bool: those whose place is below ``fraction``, class
+    by class.
 
     Two corners, in which a class's membership can change when files of that class are added: where none of a class
     falls to validation, the one with the smallest place goes there; where all do, the one with the largest place
     stays in training. A class with one single sample keeps it in training.
     """
-    place = places(names, targets, labels, "val")
+    place = places(names, targets, labels, purpose)
     out = place < fraction
     if fraction <= 0:
         return out

@@ -11,12 +11,11 @@ from vitrail.errors import UserError
 from vitrail.recipes import files
 from vitrail.studies.job import Job
 from vitrail.studies.outcome import Cell
-from vitrail.studies.plan import StudyPlan, runs_of
+from vitrail.studies.plan import FEWEST_STEPS, StudyPlan, runs_of
 from vitrail.studies.workers import Share, working
 from vitrail.training.progress import clock
 
 _TRIED = 40  # steps
-_FEWEST = 10
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class Pace:
 
     def seconds(self, plan: StudyPlan, jobs: int, share: float = 1.0) -> float:
         """How long all runs take with this share of their steps. A step's time is taken to be in proportion to FLOPs."""
-        reference = next(planned for planned in plan.cells if planned.arm == plan.study.reference)
+        reference = plan.reference
         of_flop = self.of_step / (reference.size.flops * reference.size.batch_size)
         steps = sum(
             runs_of(plan.study, c.rates) * c.size.steps * c.size.flops * c.size.batch_size * of_flop for c in plan.cells
@@ -40,7 +39,7 @@ class Pace:
 
 def measured(plan: StudyPlan, shares: Sequence[Share]) -> Pace:
     """Train the reference for a few steps in as many processes as the study will have, and take the slowest."""
-    reference = next(planned for planned in plan.cells if planned.arm == plan.study.reference)
+    reference = plan.reference
     steps = min(_TRIED, reference.size.steps)
     recipe = files.changed(
         reference.recipe, {"steps": steps, "evaluate.every": steps, "optimizer.lr": min(reference.rates)}
@@ -75,20 +74,20 @@ def _pace(job: Job, batch_size: int, steps: int, passed: float) -> tuple[float, 
 
 
 def share_of_steps(plan: StudyPlan, pace: Pace, jobs: int, budget: float) -> float:
-    """The share of every run's steps with which the study takes ``budget`` seconds; 1 if all of them fit.
+    """The share of every run's steps with which the study takes about ``budget`` seconds; 1 if all of them fit.
 
     Raises:
-        UserError: the budget does not suffice for a few steps of every run.
+        UserError: the budget does not even suffice for what runs take beside their steps, and a few steps.
     """
     fixed, whole = pace.seconds(plan, jobs, 0.0), pace.seconds(plan, jobs)
     if whole <= budget:
         return 1.0
+    longest = max(planned.size.steps for planned in plan.cells)
+    least = min(1.0, FEWEST_STEPS / longest)
     share = (budget - fixed) / (whole - fixed)
-    fewest = min(planned.size.steps for planned in plan.cells)
-    if share * fewest < min(_FEWEST, fewest):
-        least = pace.seconds(plan, jobs, min(_FEWEST, fewest) / fewest)
+    if share < least:
         raise UserError(
-            f"--budget: {plan.runs} runs of at least {_FEWEST} steps need {clock(least)}: allow more, or take fewer --seeds "
-            "or learning rates"
+            f"--budget: {plan.runs} runs of at least {FEWEST_STEPS} steps need about "
+            f"{clock(pace.seconds(plan, jobs, least))}: allow more, or take fewer --seeds or learning rates"
         )
     return share

@@ -24,15 +24,26 @@ def load(name: str | Path) -> Study:
         UserError: there is no such study, or something in it is wrong, named by its key.
     """
     try:
-        values = yaml.safe_load(_text(name))
-    except yaml.YAMLError as error:
+        values = yaml.load(_text(name), _Loader)  # a SafeLoader
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"study {name} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise UserError(f"study {name} must be a mapping of keys to values")
     try:
-        return Study(**values)
+        return Study.model_validate({str(key): value for key, value in values.items()})
     except ValidationError as error:
         raise UserError(f"study {name}: {_first_error(error)}") from error
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML without a key that stands twice, of which the first would be lost without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
+        for number, name in enumerate(names):
+            if name in names[:number]:
+                raise yaml.constructor.ConstructorError(None, None, f"{name} is there twice", node.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 def _text(name: str | Path) -> str:

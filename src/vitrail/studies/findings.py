@@ -33,8 +33,8 @@ class Point:
     val_top1: float
     top1: Estimate
     difference: Estimate | None
-    """Against the reference at the same value, and at its own chosen rate if ``chosen`` else at this rate; None for the
-    reference itself, and where it has no run to pair with."""
+    """Against its opponent (``Study.opponent``) at the same value, and at the opponent's own chosen rate if ``chosen`` else
+    at this rate; None for the reference itself, and where the opponent has no run to pair with."""
     told_apart: bool
     """Whether the difference is not 0 even with all the study's comparisons in mind (Bonferroni)."""
     nll: float | None
@@ -43,8 +43,8 @@ class Point:
     """Mean training time of a run, beside the other runs of the study."""
     size: Size
     difference_at_rate: Estimate | None = None
-    """Against the reference at this very learning rate; for a chosen point this is what a single rate would have shown.
-    None where it is ``difference``, or where the reference has no run at this rate."""
+    """Against the opponent at this very learning rate; for a chosen point this is what a single rate would have shown. None
+    for the reference itself, and where the opponent has no run at this rate to pair with."""
 
 
 @dataclass(frozen=True)
@@ -87,10 +87,18 @@ class Findings:
     """What they do not say."""
     changes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Arm -> what it changed in the recipe, its chosen alternative included."""
-    initial: Mapping[str, str] = field(default_factory=dict)
-    """Arm -> the model it starts from."""
 
     @property
     def answer(self) -> tuple[Point, ...]:
         """The points at each arm's own chosen learning rate."""
         return tuple(point for point in self.points if point.chosen)
+
+
+def standard(study: Study) -> str:
+    """The arm whose cost the others are measured by: the one they are matched to, the reference where none is."""
+    return study.match.to if study.match else study.reference
+
+
+def standard_sizes(study: Study, points: Sequence[Point]) -> dict[str, Size]:
+    """``repr`` of a value along the axis (which may be a list) -> what the standard arm costs there."""
+    return {repr(point.along): point.size for point in points if point.arm == standard(study)}

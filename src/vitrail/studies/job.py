@@ -2,14 +2,13 @@
 
 import math
 import shutil
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 import vitrail.training.metrics as metrics_log
 from vitrail.data.cache import Memory
@@ -20,7 +19,7 @@ from vitrail.training.finish import Result
 from vitrail.training.loop import Diverged
 from vitrail.training.run import train
 
-_DECODED: Memory = {}
+_DECODED = Memory()
 """The images of the study, as its runs in this process have decoded them."""
 
 
@@ -49,10 +48,11 @@ def perform(job: Job) -> Outcome:
     done = outcome.read(folder)
     if done is not None and done.cell == job.cell:
         return done
+    started = time.monotonic()
     try:
         result = train(files.from_dict(job.recipe), out=folder, resume=True, quiet=True, memory=_DECODED)
     except Diverged:
-        kept = _diverged(job)
+        kept = _diverged(job, time.monotonic() - started)
     else:
         kept = _outcome(job.cell, result)
     outcome.write(kept, folder)
@@ -60,40 +60,27 @@ def perform(job: Job) -> Outcome:
     return kept
 
 
-def _diverged(job: Job) -> Outcome:
+def _diverged(job: Job, seconds: float) -> Outcome:
     wrong = np.zeros(job.reported, dtype=bool)
     steps = max((record["step"] for record in metrics_log.read(Path(job.folder) / metrics_log.NAME)), default=0)
-    return Outcome(job.cell, 0.0, None, wrong, None, steps, 0.0, diverged=True)
+    return Outcome(job.cell, 0.0, None, wrong, None, steps, seconds, diverged=True)
 
 
 def _outcome(cell: Cell, result: Result) -> Outcome:
     assert result.logits is not None
     assert result.targets is not None
-    logits, targets = result.logits, result.targets
-    if result.split == "test":
-        val = next(
-            record
-            for record in metrics_log.read(result.folder / metrics_log.NAME)
-            if record["split"] == "val" and record["step"] == result.kept_step
-        )
-        val_top1, val_loss = val["top1"], val["loss"]
-    else:
-        # No test images: one half of the validation images chooses the learning rate, the other is reported.
-        val_top1, val_loss = _score(logits[::2], targets[::2])
-        logits, targets = logits[1::2], targets[1::2]
-    _, nll = _score(logits, targets)
+    val = next(
+        record
+        for record in metrics_log.read(result.folder / metrics_log.NAME)
+        if record["split"] == "val" and record["step"] == result.kept_step
+    )
+    nll = float(F.cross_entropy(result.logits, result.targets))
     return Outcome(
         cell=cell,
-        val_top1=val_top1,
-        val_loss=val_loss if math.isfinite(val_loss) else None,
-        correct=(logits.argmax(1) == targets).numpy(),
+        val_top1=val["top1"],
+        val_loss=val["loss"] if math.isfinite(val["loss"]) else None,
+        correct=(result.logits.argmax(1) == result.targets).numpy(),
         nll=nll if math.isfinite(nll) else None,
         steps=result.steps,
         seconds=result.seconds,
     )
-
-
-def _score(logits: Tensor, targets: Tensor) -> tuple[float, float]:
-    """Accuracy, and cross-entropy."""
-    with torch.no_grad():
-        return float((logits.argmax(1) == targets).float().mean()), float(F.cross_entropy(logits, targets))

@@ -98,5 +98,5 @@ def read(folder: Path) -> Outcome | None:
         values = json.loads((folder / NAME).read_text(encoding="utf-8"))
         correct = np.load(folder / _CORRECT, allow_pickle=False).astype(bool)
         return Outcome(correct=correct, **{**values, "cell": cell_of(values["cell"])})
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, EOFError, ValueError, TypeError, KeyError):
         return None

@@ -11,9 +11,10 @@ from vitrail.model.cost import readable
 from vitrail.report.charts import short_number
 from vitrail.report.page import flat, percent
 from vitrail.studies import figures
+from vitrail.studies.conclusions.words import joined, signed, sizes_of_images, started, value
 from vitrail.studies.figures import style
 from vitrail.studies.figures.inline import inline
-from vitrail.studies.findings import Estimate, Findings, Point
+from vitrail.studies.findings import Estimate, Findings, Point, standard, standard_sizes
 from vitrail.studies.outcome import Size
 from vitrail.studies.study import Study
 from vitrail.training.progress import clock
@@ -34,6 +35,8 @@ class Answer:
     difference: str
     difference_interval: str
     told_apart: bool
+    against: str
+    """The arm that it is compared with, where that is not the reference."""
     reference: bool
     diverged: str
     parameters: str
@@ -63,16 +66,16 @@ class Trial:
     top1_interval: str
     difference: str
     difference_interval: str
+    against: str
     nll: str
 
 
 @dataclass(frozen=True)
 class Change:
-    """What an arm changes: (key, value) pairs, and the model it starts from if any."""
+    """What an arm changes: (key, value) pairs."""
 
     arm: str
     values: Sequence[tuple[str, str]]
-    start: str
 
 
 def write_page(findings: Findings, folder: Path) -> Path:
@@ -102,8 +105,10 @@ def render(findings: Findings) -> str:
         narrow=_figure(findings, "narrow"),
         captions=(figures.caption(findings, "wide"), figures.caption(findings, "narrow")),
         answers=answers,
-        standard=_standard(study),
+        standard=standard(study),
         compared=any(answer.difference for answer in answers),
+        otherwise=any(answer.against for answer in answers),
+        started=joined([f"“{arm}”" for arm in started(study)]) if started(study) else "",
         along=(study.along.label or study.along.key) if study.along else "",
         trials=_trials(findings) if len(findings.points) > len(findings.answer) else [],
         changes=_changes(findings),
@@ -120,36 +125,38 @@ def _figure(findings: Findings, width: style.Width) -> Markup:
 def _answers(findings: Findings) -> list[Answer]:
     """In the study's order; with an axis, value by value."""
     study = findings.study
-    standards = {repr(point.along): point.size for point in findings.answer if point.arm == _standard(study)}
+    standards = standard_sizes(study, findings.answer)
     return [_answer(findings, point, standards.get(repr(point.along))) for point in _ordered(findings, findings.answer)]
 
 
-def _standard(study: Study) -> str:
-    """The arm whose cost the others are measured by."""
-    return study.match.to if study.match else study.reference
+def _against(study: Study, point: Point) -> str:
+    """The arm that a point is compared with, where that is not the reference."""
+    opponent = study.opponent(point.arm)
+    return opponent if point.difference and opponent != study.reference else ""
 
 
-def _answer(findings: Findings, point: Point, standard: Size | None) -> Answer:
+def _answer(findings: Findings, point: Point, other: Size | None) -> Answer:
     study, size = findings.study, point.size
     return Answer(
         arm=point.arm,
-        along=style.value_text(study.along.key, point.along) if study.along else "",
+        along=value(study, point.along) if study.along else "",
         lr=short_number(point.lr),
         top1=percent(point.top1.mean),
         top1_interval=_interval(point.top1),
-        difference=signed(point.difference),
+        difference=_signed(point.difference),
         difference_interval=_signed_interval(point.difference),
         told_apart=point.told_apart,
+        against=_against(study, point),
         reference=point.arm == study.reference,
         diverged=f"{point.diverged} of {point.seeds} diverged" if point.diverged else "",
         parameters=readable(size.parameters, "").strip(),
         tokens="–" if size.tokens is None else f"{size.tokens:,}",
         flops=readable(size.flops, "FLOPs"),
-        flops_ratio=_ratio(size.flops, standard.flops if standard else None),
+        flops_ratio=_ratio(size.flops, other.flops if other else None),
         attention="–" if size.tokens is None else percent(size.attention_share),
         steps=f"{size.steps:,}",
         training=readable(size.training_flops, "FLOPs"),
-        training_ratio=_ratio(size.training_flops, standard.training_flops if standard else None),
+        training_ratio=_ratio(size.training_flops, other.training_flops if other else None),
         memory=readable(size.training_bytes, "B"),
         time=clock(point.seconds) if point.seconds >= 10 else f"{point.seconds:.1f} s",
     )
@@ -159,13 +166,11 @@ def _trials(findings: Findings) -> list[Trial]:
     study = findings.study
     rows = []
     for point in _ordered(findings, findings.points):
-        difference = point.difference_at_rate or (
-            None if point.chosen and not _same(findings, point) else point.difference
-        )
+        difference = point.difference_at_rate
         rows.append(
             Trial(
                 arm=point.arm,
-                along=style.value_text(study.along.key, point.along) if study.along else "",
+                along=value(study, point.along) if study.along else "",
                 lr=short_number(point.lr),
                 chosen=point.chosen,
                 seeds=point.seeds,
@@ -173,27 +178,19 @@ def _trials(findings: Findings) -> list[Trial]:
                 val_top1=percent(point.val_top1),
                 top1=percent(point.top1.mean),
                 top1_interval=_interval(point.top1),
-                difference=signed(difference),
+                difference=_signed(difference),
                 difference_interval=_signed_interval(difference),
+                against=_against(study, point),
                 nll="–" if point.nll is None else f"{point.nll:.3f}",
             )
         )
     return rows
 
 
-def _same(findings: Findings, point: Point) -> bool:
-    """Whether the reference's own rate is this one too, so that a chosen point's difference is at one rate."""
-    return any(
-        other.chosen and other.lr == point.lr and repr(other.along) == repr(point.along)
-        for other in findings.points
-        if other.arm == findings.study.reference
-    )
-
-
 def _ordered(findings: Findings, points: Sequence[Point]) -> list[Point]:
     """By the value along the axis, the arm in the study's order, the learning rate."""
     arms = style.arms(findings)
-    values = [repr(value) for value in findings.study.along.values] if findings.study.along else []
+    values = [repr(each) for each in findings.study.along.values] if findings.study.along else []
 
     def place(point: Point) -> tuple[int, int, float]:
         along = repr(point.along)
@@ -204,19 +201,17 @@ def _ordered(findings: Findings, points: Sequence[Point]) -> list[Point]:
 
 def _changes(findings: Findings) -> list[Change]:
     """Of the arms that were run, in order; the reference's too, where it changes something."""
-    return [
-        Change(arm, flat(findings.changes.get(arm, {})), findings.initial.get(arm, "")) for arm in style.arms(findings)
-    ]
+    return [Change(arm, flat(findings.changes.get(arm, {}))) for arm in style.arms(findings)]
 
 
 def _facts(findings: Findings) -> Mapping[str, str]:
     """The setting as name -> text."""
-    setting, (h, w) = findings.setting, findings.setting.image_size
+    setting, size = findings.setting, sizes_of_images(findings.study, findings.setting)
     runs = sum(point.seeds for point in findings.points)
     reported = "test" if setting.reported_split == "test" else f"reported ({setting.reported_split})"
     beside = "one after the other" if setting.jobs == 1 else f"{setting.jobs} side by side"
     return {
-        "data": f"{setting.data}: {setting.classes:,} classes, images of {h} × {w} pixels",
+        "data": f"{setting.data}: {setting.classes:,} classes, images of {size}",
         "training images": f"{setting.train:,}",
         "validation images, which choose the learning rate": f"{setting.val:,}",
         f"{reported} images, which give the accuracy": f"{setting.reported:,}",
@@ -227,24 +222,18 @@ def _facts(findings: Findings) -> Mapping[str, str]:
     }
 
 
-def signed(difference: Estimate | None) -> str:
-    """In percentage points: 0.0123 -> ``+1.2``; nothing for None."""
-    return "" if difference is None else _points(difference.mean)
+def _signed(difference: Estimate | None) -> str:
+    return "" if difference is None else signed(difference.mean)
 
 
 def _signed_interval(difference: Estimate | None) -> str:
-    return "" if difference is None else f"{_points(difference.low)} to {_points(difference.high)}"
-
-
-def _points(fraction: float) -> str:
-    text = f"{100 * fraction:+.1f}"
-    return "0.0" if text in ("+0.0", "-0.0") else text.replace("-", "−")
+    return "" if difference is None else f"{signed(difference.low)} to {signed(difference.high)}"
 
 
 def _interval(estimate: Estimate) -> str:
     return f"{100 * estimate.low:.1f} to {100 * estimate.high:.1f}"
 
 
-def _ratio(value: int, standard: int | None) -> str:
+def _ratio(own: int, other: int | None) -> str:
     """How many times as much."""
-    return f"{value / standard:.2f}×" if standard else ""
+    return f"{own / other:.2f}×" if other else ""

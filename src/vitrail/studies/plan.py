@@ -1,26 +1,32 @@
 """StudyPlan: every run of a study, decided before the first one starts: its recipe, its steps, its cost."""
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vitrail.data.open import Dataset, open_data
+from vitrail.data.open import Dataset, open_data, with_test
 from vitrail.data.split import share_of
 from vitrail.errors import UserError
-from vitrail.model import ModelConfig, ViTConfig
+from vitrail.model import ModelConfig, ViTConfig, is_resnet
 from vitrail.model.cost import Cost
 from vitrail.recipes import files
 from vitrail.recipes.choose import epochs_for, give_size
 from vitrail.recipes.recipe import Recipe
 from vitrail.studies.outcome import Size
-from vitrail.studies.study import Arm, Changes, Study
+from vitrail.studies.study import Arm, Changes, Study, check_keys
 from vitrail.training.decide import short_name
 from vitrail.training.plan import start_of
 
 _EVALUATIONS = 4  # in a run: enough to keep a model from before it began to overfit
-_FRACTION = "data.fraction"
+FEWEST_STEPS = 10
+"""That a run is shortened to."""
+_FEWEST_REPORTED = 10
+_TEST_FRACTION = 0.2
+# An image's and a patch's side in pixels that suit whatever images can suit.
+_FITS_ALL, _PATCH_FITS_ALL = 10_080, 32
 
 
 @dataclass(frozen=True)
@@ -61,19 +67,32 @@ class StudyPlan:
         return sum(runs_of(self.study, planned.rates) * planned.size.training_flops for planned in self.cells)
 
     @property
-    def reported(self) -> tuple[int, str]:
-        """How many images are reported, and which: test, or half of the validation images where there is no test."""
-        if self.data.test is not None:
-            return len(self.data.test), "test"
-        return len(self.data.val or ()) // 2, "every second validation image (the data have no test images)"
+    def values(self) -> tuple[Any, ...]:
+        """Along the axis; one None without one."""
+        return self.study.along.values if self.study.along else (None,)
+
+    @property
+    def reference(self) -> Planned:
+        """The reference, at the last value along the axis."""
+        return [planned for planned in self.cells if planned.arm == self.study.reference][-1]
 
     def identity(self) -> dict[str, Any]:
-        """All that decides the runs, plain: two studies with the same identity are the same."""
+        """All that decides the runs, plain, but for the number of seeds: a study may get more of them."""
         cells = [
             {"arm": c.arm, "along": c.along, "rates": list(c.rates), "recipe": c.recipe.to_dict()} for c in self.cells
         ]
-        own = self.study
-        return {"seeds": own.seeds, "sweep_seeds": own.sweep_seeds, "reference": own.reference, "cells": cells}
+        return {"images": _digest(self.data), "cells": cells}
+
+
+def _digest(data: Dataset) -> str:
+    """A hash of the classes, and of the names and classes of all images."""
+    digest = hashlib.sha256(repr(data.labels).encode())
+    for samples in (data.train, data.val, data.test):
+        if samples is not None:
+            digest.update(repr(list(samples.names)).encode())
+            if samples.targets is not None:
+                digest.update(samples.targets.tobytes())
+    return digest.hexdigest()
 
 
 def runs_of(study: Study, rates: Sequence[float]) -> int:
@@ -115,34 +134,47 @@ def make_plan(
         arms[_free(f"from {short_name(name)}", arms)] = study.start.model_copy(update={"changes": started})
 
     planner = _Planner(study, base, data)
-    cells: list[Planned] = []
-    left_out: list[str] = []
-    for name, arm in arms.items():
+    planned: dict[str, list[Planned]] = {}
+    left_out: dict[str, str] = {}
+    first = dict.fromkeys([study.reference, *([study.match.to] if study.match else []), *arms])  # twins of these go
+    for name in first:
         try:
-            planned = planner.cells(name, arm)
-        except _LeftOut as reason:
-            left_out.append(f"{name}: {reason}")
+            own = planner.cells(name, arms[name])
+        except _LeftOut as error:
+            left_out[name] = str(error)
             continue
-        same = next((c.arm for c in cells if (c.recipe, c.rates) == (planned[0].recipe, planned[0].rates)), None)
-        if same is not None:
-            left_out.append(f"{name}: the same as {same}")
+        twin = next((other for other, cells in planned.items() if _alike(own, cells)), None)
+        if twin is None:
+            planned[name] = own
         else:
-            cells += planned
-    kept = {planned.arm for planned in cells}
-    if study.reference not in kept:
-        reasons = "; ".join(reason for reason in left_out if reason.startswith(f"{study.reference}: "))
-        raise UserError(f"the arm that the others are compared with cannot be built here: {reasons}")
-    if len(kept) < 2:
-        raise UserError(f"only one arm can be built here, so there is nothing to compare: {'; '.join(left_out)}")
-    possible = study.model_copy(update={"arms": {name: arm for name, arm in arms.items() if name in kept}})
-    return StudyPlan(possible, data, str(source), base, tuple(cells), tuple(left_out), tuple(notes))
+            left_out[name] = f"the same as {twin}"
+    if study.reference in left_out:
+        reason = left_out[study.reference]
+        raise UserError(f"the arm that the others are compared with cannot be built here: {study.reference}: {reason}")
+    reasons = tuple(f"{name}: {left_out[name]}" for name in arms if name in left_out)
+    if len(planned) < 2:
+        raise UserError(f"only one arm can be built here, so there is nothing to compare: {'; '.join(reasons)}")
+    kept = {name: _with_opponent(arm, left_out) for name, arm in arms.items() if name in planned}
+    possible = study.model_copy(update={"arms": kept})
+    ordered = tuple(cell for name in kept for cell in planned[name])
+    return StudyPlan(possible, data, str(source), base, ordered, reasons, tuple(notes))
+
+
+def _with_opponent(arm: Arm, left_out: Mapping[str, str]) -> Arm:
+    """The arm, compared with the study's reference where its own opponent is left out."""
+    return arm.model_copy(update={"against": None}) if arm.against in left_out else arm
+
+
+def _alike(one: Sequence[Planned], other: Sequence[Planned]) -> bool:
+    """Whether two arms train the same runs."""
+    return [(c.recipe, c.rates) for c in one] == [(c.recipe, c.rates) for c in other]
 
 
 def shortened(plan: StudyPlan, share: float) -> StudyPlan:
     """The same study with this share of every run's steps."""
 
     def shorter(planned: Planned) -> Planned:
-        steps = max(1, round(planned.size.steps * share))
+        steps = max(min(FEWEST_STEPS, planned.size.steps), round(planned.size.steps * share))
         return replace(
             planned,
             recipe=files.changed(planned.recipe, _length(steps)),
@@ -157,16 +189,31 @@ def _shared(
 ) -> tuple[Recipe, Dataset, list[str]]:
     """The recipe that all arms share, with its image size and its epochs; the data; what was chosen, in words."""
     notes: list[str] = []
-    wanted = {**study.recipe, **(study.digits if source == "digits" else {}), **changes}
-    recipe = files.load(named) if named is not None else files.load("digits" if source == "digits" else "small")
-    recipe = files.changed(recipe, {**wanted, "data.source": source})
+    try:
+        check_keys(changes)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    recipe = files.load(named if named is not None else "digits" if source == "digits" else "small")
+    own = study.digits if source == "digits" else {}
+    for wanted in (study.recipe, own, changes):  # one after the other: a later length takes an earlier one's place
+        recipe = files.changed(recipe, wanted)
+    recipe = files.changed(recipe, {"data.source": source})
     data = open_data(source, val_fraction=recipe.data.val_fraction)
-    if data.train is None or data.val is None:
+    if data.test is None:
+        share = recipe.data.test_fraction or _TEST_FRACTION
+        recipe = files.changed(recipe, {"data.test_fraction": share})
+        data = with_test(data, share)
+        notes.append(f"the data have no test images: {share:.0%} of the training images are held out and reported")
+    train, val, test = (len(part) if part is not None else 0 for part in (data.train, data.val, data.test))
+    if not train or not val:
         raise UserError(f"{source}: a study needs images to train on and others to choose the learning rate on")
-    if named is None and source != "digits" and not {"epochs", "steps"} & wanted.keys():
-        epochs = epochs_for(len(data.train), recipe.epochs or 1)
+    if test < _FEWEST_REPORTED:
+        raise UserError(f"{source}: {test} test images tell nothing; a study takes at least {_FEWEST_REPORTED}")
+    lengths = [key for part in (study.recipe, own, changes) for key in part if key in ("epochs", "steps")]
+    if named is None and source != "digits" and not lengths:
+        epochs = epochs_for(train, recipe.epochs or 1)
         recipe = files.changed(recipe, {"epochs": epochs})
-        notes.append(f"epochs: {epochs}, for {len(data.train):,} training images")
+        notes.append(f"epochs: {epochs}, for {train:,} training images")
     recipe, reasons = give_size(recipe, data)
     return recipe, data, notes + reasons
 
@@ -204,6 +251,7 @@ class _Planner:
             recipe = self._recipe(changes, value)
             config = self._config(recipe)
         except UserError as error:
+            self._refuse_nonsense(name, changes, value)
             raise _LeftOut(str(error)) from error
         tokens = config.tokens if isinstance(config, ViTConfig) else None
         if self.study.most_tokens and tokens and tokens > self.study.most_tokens:
@@ -223,6 +271,16 @@ class _Planner:
         )
         return Planned(name, value, recipe, arm.lr or self.study.lr, config, size, changes)
 
+    def _refuse_nonsense(self, name: str, changes: Changes, value: Any) -> None:
+        """An arm that no images would suit is the study's mistake, and not left out."""
+        try:
+            recipe = files.changed(self._recipe(changes, value), {"image_size": (_FITS_ALL, _FITS_ALL)})
+            if "model.patch_size" not in changes and not recipe.init and not is_resnet(recipe.variant):
+                recipe = files.changed(recipe, {"model.patch_size": _PATCH_FITS_ALL})
+            self._config(recipe)
+        except UserError as error:
+            raise UserError(f"arm {name}: {error}") from error
+
     def _alternative(self, name: str, arm: Arm, value: Any) -> Changes:
         """The arm's changes with the one of its alternatives that fits: the nearest in cost, else the first possible."""
         if not arm.choose:
@@ -234,6 +292,7 @@ class _Planner:
             try:
                 cost = Cost(self._config(self._recipe(changes, value)))
             except UserError as error:
+                self._refuse_nonsense(name, changes, value)
                 reason = str(error)
                 continue
             possible.append((self._distance(cost, value), changes))

@@ -1,22 +1,23 @@
 """A study from its plan to its page. The order of a study stands here, in ``study``."""
 
 import json
+import os
 import platform
-import shlex
-import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
 from vitrail.data.workers import cores
 from vitrail.device import best_device
-from vitrail.errors import UserError
+from vitrail.errors import Failure, UserError
 from vitrail.studies import figures, files, page, table
 from vitrail.studies.budget import measured, share_of_steps
 from vitrail.studies.conclusions import conclude
@@ -26,15 +27,15 @@ from vitrail.studies.plan import StudyPlan, make_plan, shortened
 from vitrail.studies.schedule import Schedule
 from vitrail.studies.study import Study
 from vitrail.studies.summary import summarise
-from vitrail.studies.workers import Share, Workers, working
+from vitrail.studies.workers import Share, StoppedRun, Workers, working
 from vitrail.training.decide import short_name
 from vitrail.training.interrupt import Stopped, StopRequest, stop_requests
 from vitrail.training.memory import free_bytes
 from vitrail.training.progress import clock
 from vitrail.weights import replace as replacing
 
-_PLAN = "study.json"
-_OF_PROCESS = 600e6  # bytes that a worker takes beside its training step: torch and the decoded images
+_PLAN, _LOCK = "study.json", "study.lock"
+_OF_PROCESS = 1.2e9  # bytes that a worker takes beside its training step: torch, and decoded images
 _ON_A_GPU = 4  # runs of small models that share one GPU
 
 Say = Callable[[str], None]
@@ -78,8 +79,10 @@ def study(
     Raises:
         UserError: unusable input; a folder that holds another study; a budget that is too small.
         Stopped: a signal came, and every run has saved its state.
-        Failure: a run failed; the others are kept.
+        Failure: a run failed; the others are done, and kept.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("a study shares the machine out itself: start it without torchrun")
     say = say or _silent
     asked = _asked(name, seeds, lr)
     plan = make_plan(asked, data if data is not None else "digits", recipe=recipe, changes=changes, init=init)
@@ -88,15 +91,15 @@ def study(
     shares = _shares(plan, jobs)
     for line in (*plan.notes, *(f"left out: {reason}" for reason in plan.left_out)):
         say(line)
-    plan, share = _fitted(plan, folder, budget, shares, say)
-    if share < 1:
-        plan = replace(plan, notes=(*plan.notes, f"runs of {share:.0%} of their steps, to stay within the budget"))
-    schedule = Schedule(plan, folder / "runs")
-    say(f"{plan.runs} runs, {len(shares)} side by side")
-    _run(plan, schedule, shares, say)
-    setting = _setting(plan, schedule.outcomes, shares, command)
-    found = findings(title, plan, schedule.outcomes, setting)
-    write(found, folder)
+    _refuse_a_full_folder(folder)
+    with _alone(folder):
+        plan = _fitted(plan, folder, budget, shares, say)
+        schedule = Schedule(plan, folder / "runs")
+        say(f"{plan.runs} runs, {len(shares)} side by side")
+        _run(plan, schedule, shares, say)
+        setting = _setting(plan, schedule.outcomes, shares, command)
+        found = findings(title, plan, schedule.outcomes, setting)
+        write(found, folder)
     return found
 
 
@@ -148,54 +151,73 @@ def _asked(name: str | Path | Study, seeds: int | None, lr: Sequence[float] | No
 
 def _shares(plan: StudyPlan, jobs: int | None) -> list[Share]:
     """How the machine is shared out: one run a core, a few on each GPU, fewer where memory does not suffice."""
-    device = best_device()
-    need = max(planned.size.training_bytes for planned in plan.cells)
-    gpus = torch.cuda.device_count() if device.type == "cuda" else 0
-    own = cores()
-    if gpus:
-        room = max(1, int(0.9 * min(free_bytes(torch.device("cuda", i)) for i in range(gpus)) // (need + _OF_PROCESS)))
-        possible = min(own, gpus * min(_ON_A_GPU, room))
-    elif device.type == "cpu":
-        possible = min(own, max(1, int(0.8 * free_bytes(device) // (need + _OF_PROCESS))))
-    else:
-        possible = 1  # one GPU of another kind
     if jobs is not None and jobs < 1:
         raise UserError(f"--jobs {jobs}: at least 1")
+    device = best_device()
+    need = max(planned.size.training_bytes for planned in plan.cells) + _OF_PROCESS
+    own = cores()
+    names: list[str | None] = [None]
+    possible = 1  # a GPU of another kind
+    if device.type == "cuda":
+        forced = os.environ.get("VITRAIL_DEVICE", "cuda")
+        names = [f"cuda:{i}" for i in range(torch.cuda.device_count())] if forced == "cuda" else [forced]
+        room = min(int(0.9 * free_bytes(torch.device(name or device)) // need) for name in names)
+        possible = min(own, len(names) * max(1, min(_ON_A_GPU, room)))
+    elif device.type == "cpu":
+        possible = min(own, max(1, int(0.8 * free_bytes(device) // need)))
     count = min(jobs or possible, plan.runs)
-    threads = max(1, own // count)
-    return [Share(threads, i % gpus if gpus > 1 else None) for i in range(count)]
+    return [Share(max(1, own // count), count, names[i % len(names)]) for i in range(count)]
 
 
-def _fitted(
-    plan: StudyPlan, folder: Path, budget: float | None, shares: Sequence[Share], say: Say
-) -> tuple[StudyPlan, float]:
-    """The plan within its budget, and the share of its steps that are left; that of a study which goes on is kept."""
+def _fitted(plan: StudyPlan, folder: Path, budget: float | None, shares: list[Share], say: Say) -> StudyPlan:
+    """The plan within its budget; a study that goes on keeps the length that it began with."""
     saved = _saved(folder)
     identity = json.loads(json.dumps(plan.identity()))
     if saved is not None:
         _refuse_another(identity, saved["plan"], folder)
         share = saved["share"]
-        say(f"going on with the study in {folder}")
+        length = "" if share == 1 and budget is None else f", with {share:.0%} of its steps as it began"
+        say(f"going on with the study in {folder}{length}")
     else:
         share = 1.0
         if budget is not None:
             say("trying out how fast this machine is")
+            started = time.monotonic()
             pace = measured(plan, shares)
-            share = share_of_steps(plan, pace, len(shares), budget)
-            say(
-                f"about {clock(pace.seconds(plan, len(shares), share))}, of {clock(pace.seconds(plan, len(shares)))} in full"
-            )
-        folder.mkdir(parents=True, exist_ok=True)
+            share = share_of_steps(plan, pace, len(shares), budget - (time.monotonic() - started))
+            whole, part = (clock(pace.seconds(plan, len(shares), part)) for part in (1.0, share))
+            say(f"about {part}" + (f", with {share:.0%} of the steps, which would take {whole}" if share < 1 else ""))
         with replacing.file(folder / _PLAN) as staging:
             staging.write_text(json.dumps({"share": share, "plan": identity}, indent=1) + "\n", encoding="utf-8")
-    return (shortened(plan, share) if share < 1 else plan), share
+    if share == 1:
+        return plan
+    note = f"every run has {share:.0%} of its steps, to stay within the budget"
+    return replace(shortened(plan, share), notes=(*plan.notes, note))
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """The folder, made if need be, and closed to other processes that would work on the same study."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / _LOCK, blocking=False):
+            yield
+    except Timeout as error:
+        raise UserError(
+            f"another process works on the study in {folder}: wait for it, or choose another --out"
+        ) from error
+
+
+def _refuse_a_full_folder(folder: Path) -> None:
+    if (folder / _PLAN).is_file() or not folder.exists():
+        return
+    if not folder.is_dir() or any(not path.name.startswith(".") and path.name != _LOCK for path in folder.iterdir()):
+        raise UserError(f"{folder} is not empty and holds no study: choose another --out")
 
 
 def _saved(folder: Path) -> dict[str, Any] | None:
     path = folder / _PLAN
     if not path.is_file():
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise UserError(f"{folder} is not empty and holds no study: choose another --out")
         return None
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -230,31 +252,35 @@ def _difference(asked: Any, saved: Any, where: str = "") -> str | None:
     return f"{where} is {saved} there, and {asked} asked for"
 
 
-def _run(plan: StudyPlan, schedule: Schedule, shares: Sequence[Share], say: Say) -> None:
-    """Every run that is not done yet."""
+def _run(plan: StudyPlan, schedule: Schedule, shares: list[Share], say: Say) -> None:
+    """Every run that is not done yet. One that fails does not keep the others from their end."""
     started, before = time.monotonic(), schedule.flops_done
-    total = plan.runs
-    with stop_requests() as stop, working(list(shares)) as workers:
-        waiting = iter(schedule)
+    failed: list[BaseException] = []
+    with stop_requests() as stop, working(shares) as workers:
         at_work = 0
         while True:
-            while workers.idle and (job := next(waiting, None)) is not None:
+            while workers.idle and stop.exit_code is None and (job := schedule.next_job()) is not None:
                 workers.start(job)
                 at_work += 1
             if not at_work:
-                return
+                break
             for _, result in workers.wait(0.5):
                 at_work -= 1
-                if isinstance(result, BaseException):
-                    workers.stop()  # the other runs save their state, and go on with the next call
-                    raise result
-                schedule.done(result)
-                waiting = iter(schedule)
-                passed = time.monotonic() - started
-                left = (plan.training_flops - schedule.flops_done) * passed / (schedule.flops_done - before)
-                say(_line(result, len(schedule.outcomes), total, left))
+                if isinstance(result, Outcome):
+                    schedule.done(result)
+                    passed = time.monotonic() - started
+                    left = (plan.training_flops - schedule.flops_done) * passed / (schedule.flops_done - before)
+                    say(_line(result, len(schedule.outcomes), plan.runs, left))
+                elif not isinstance(result, StoppedRun):
+                    failed.append(result)
+                    say(f"failed: {result}")
             if stop.exit_code is not None:
-                _stop(workers, stop, len(schedule.outcomes), total)
+                _stop(workers, stop, len(schedule.outcomes), plan.runs)
+    if failed:
+        more = f" ({len(failed)} runs failed)" if len(failed) > 1 else ""
+        raise Failure(
+            f"{failed[0]}{more}; {len(schedule.outcomes)} of {plan.runs} runs are done, and kept"
+        ) from failed[0]
 
 
 def _line(result: Outcome, done: int, total: int, left: float) -> str:
@@ -266,14 +292,14 @@ def _line(result: Outcome, done: int, total: int, left: float) -> str:
 
 
 def _stop(workers: Workers, stop: StopRequest, done: int, total: int) -> None:
-    workers.stop()
+    saved = sum(isinstance(result, StoppedRun | Outcome) for _, result in workers.stop())
     raise Stopped(
-        stop.exit_code or 143, f"stopped, {done} of {total} runs done and the others saved: the same command goes on"
+        stop.exit_code or 143,
+        f"stopped, {done} of {total} runs done, the state of {saved} saved: the same command goes on",
     )
 
 
 def _setting(plan: StudyPlan, outcomes: Sequence[Outcome], shares: Sequence[Share], command: str) -> Setting:
-    reported, split = plan.reported
     own = plan.data
     size = plan.base.image_size or plan.cells[0].config.image_size
     device = best_device()
@@ -282,15 +308,15 @@ def _setting(plan: StudyPlan, outcomes: Sequence[Outcome], shares: Sequence[Shar
         data=plan.source,
         classes=len(own.labels),
         train=len(own.train or ()),
-        val=len(own.val or ()) - (0 if own.test is not None else reported),
-        reported=reported,
-        reported_split=split,
+        val=len(own.val or ()),
+        reported=len(own.test or ()),
+        reported_split="test",
         image_size=size,
         recipe=plan.base.to_dict(),
         jobs=len(shares),
         machine=f"{name}; vitrail {version('vitrail')}, torch {torch.__version__}, Python {platform.python_version()}",
         seconds=sum(result.seconds for result in outcomes),
-        command=command or shlex.join(["vitrail", *sys.argv[1:]]),
+        command=command,
         left_out=plan.left_out,
         notes=plan.notes,
     )

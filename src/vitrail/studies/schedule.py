@@ -3,7 +3,6 @@
 import heapq
 import itertools
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,8 +37,9 @@ class Schedule:
 
     def __init__(self, plan: StudyPlan, folder: Path) -> None:
         self.plan = plan
-        self.reported = plan.reported[0]
+        self.reported = len(plan.data.test or ())
         self.seeds = plan.study.seeds
+        self.outcomes: list[Outcome] = []
         self.flops_done = 0.0
         self._heap: list[tuple[float, int, Job]] = []
         self._order = itertools.count()
@@ -49,26 +49,21 @@ class Schedule:
         for planned in plan.cells:
             own = folder / f"{names.index(planned.arm) + 1:02d}-{_slug(planned.arm)}"
             if planned.along is not None:
-                own /= _slug(str(planned.along))
+                own /= f"{plan.values.index(planned.along) + 1:02d}-{_slug(str(planned.along))}"
             arm = _Progress(planned, own, self.seeds if len(planned.rates) == 1 else sweep, [])
             self._arms[planned.arm, planned.along] = arm
             for rate, seed in itertools.product(planned.rates, range(arm.sweep)):
                 self._add(arm, rate, seed)
 
-    @property
-    def outcomes(self) -> list[Outcome]:
-        """Of all runs that are done."""
-        return [done for arm in self._arms.values() for done in arm.outcomes]
-
-    def __iter__(self) -> Iterator[Job]:
-        """Take the runs that may start now, one by one."""
-        while self._heap:
-            yield heapq.heappop(self._heap)[2]
+    def next_job(self) -> Job | None:
+        """Take the next run that may start now, if there is one."""
+        return heapq.heappop(self._heap)[2] if self._heap else None
 
     def done(self, result: Outcome) -> None:
         """Note that a run has ended; others may follow from it."""
         arm = self._arms[result.cell.arm, result.cell.along]
         arm.outcomes.append(result)
+        self.outcomes.append(result)
         self.flops_done += arm.planned.size.training_flops
         if not arm.released and len(arm.outcomes) == len(arm.planned.rates) * arm.sweep:
             arm.released = True

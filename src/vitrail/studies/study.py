@@ -3,6 +3,7 @@
 Nothing here imports torch.
 """
 
+from contextlib import suppress
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -14,19 +15,56 @@ from vitrail.recipes.recipe import Count, Group, Positive, known_keys
 Changes = dict[str, Any]
 """Recipe values by their paths, such as ``{"model.pool": "avg"}``; nested groups are flattened when they are read."""
 # What an arm may say beside recipe keys.
-_OF_ARM = ("choose", "lr")
+_OF_ARM = ("choose", "lr", "against")
 
 
 def _flat(values: Any) -> Any:
     return paths(values) if isinstance(values, dict) else values
 
 
-def _known(changes: Changes) -> Changes:
+# Keys that are the study's business, and where they are said instead.
+_OF_STUDY = {
+    "optimizer.lr": "write lr, of the study or of the arm",
+    "seed": "write seeds",
+    "evaluate.every": "a study evaluates a few times in every run",
+    "checkpoint.keep": "the checkpoints of a finished run are deleted",
+    "data.source": "name it with --data",
+}
+# Keys that decide which images are reported, so that no arm may have its own.
+_OF_ALL_ARMS = ("data.val_fraction", "data.test_fraction", "data.skip_bad")
+
+
+def check_keys(changes: Changes, *, of_arm: bool = False) -> None:
+    """Refuse what is no recipe key, or one that is not for a study's recipe or one of its arms to say (ValueError)."""
     valid = known_keys()
     for key in changes:
-        if key not in valid:
+        if key in _OF_STUDY:
+            raise ValueError(f"{key}: {_OF_STUDY[key]}")
+        if of_arm and key in _OF_ALL_ARMS:
+            raise ValueError(f"{key} is the same for all arms: write it below recipe")
+        if key not in valid and key not in ("model", "init"):
             raise ValueError(f"unknown recipe key {key!r}: {did_you_mean(key, valid)}")
-    return changes
+
+
+def _different(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The values, or a ValueError where two are alike in a folder's name."""
+    names = [f"{value:g}" if isinstance(value, float) else str(value) for value in values]
+    for number, name in enumerate(names):
+        if name in names[:number]:
+            raise ValueError(f"{name} is there twice")
+    return values
+
+
+def _plain_value(value: Any) -> Any:
+    """A number for ``1e-3``, which YAML 1.1 reads as a word; a tuple for a list."""
+    if isinstance(value, list | tuple):
+        return tuple(_plain_value(part) for part in value)
+    if isinstance(value, str):
+        with suppress(ValueError):
+            return float(value)
+    if value is None or not isinstance(value, bool | int | float | str):
+        raise ValueError(f"a number, a word or a list of these, not {value!r}")
+    return value
 
 
 class Arm(Group):
@@ -38,11 +76,14 @@ class Arm(Group):
         description="alternatives: the nearest in cost to the arm that match.to names, else the first that can be built",
     )
     lr: tuple[Positive, ...] | None = Field(None, description="learning rates of this arm; null for the study's")
+    against: str | None = Field(None, description="the arm that it is compared with; null for the study's reference")
 
     @model_validator(mode="before")
     @classmethod
     def _from_mapping(cls, values: Any) -> Any:
         """``{"model.pool": "avg", "lr": [1e-3]}`` as it stands in a file: what is not said of the arm changes the recipe."""
+        if values is None:  # a name with nothing behind it
+            return {}
         if not isinstance(values, dict) or "changes" in values:
             return values
         own = {key: value for key, value in values.items() if key in _OF_ARM}
@@ -61,7 +102,8 @@ class Arm(Group):
     @model_validator(mode="after")
     def _check(self) -> "Arm":
         for changes in (self.changes, *self.choose):
-            _known(changes)
+            check_keys(changes, of_arm=True)
+        _different(self.lr or ())
         return self
 
 
@@ -74,14 +116,14 @@ class Along(Group):
 
     @field_validator("values", mode="before")
     @classmethod
-    def _hashable(cls, values: Any) -> Any:
-        return tuple(tuple(v) if isinstance(v, list) else v for v in values) if isinstance(values, list) else values
+    def _plain_values(cls, values: Any) -> Any:
+        return tuple(_plain_value(value) for value in values) if isinstance(values, list | tuple) else values
 
-    @field_validator("key")
-    @classmethod
-    def _known_key(cls, key: str) -> str:
-        _known({key: None})
-        return key
+    @model_validator(mode="after")
+    def _check(self) -> "Along":
+        check_keys({self.key: None}, of_arm=True)
+        _different(self.values)
+        return self
 
 
 class Match(Group):
@@ -118,18 +160,39 @@ class Study(Group):
     start: Arm | None = Field(None, description="the arm that every --init MODEL adds; null: the study takes no --init")
     most_tokens: Count | None = Field(None, description="arms with longer sequences are left out, which is said")
 
+    @field_validator("arms", mode="before")
+    @classmethod
+    def _names(cls, arms: Any) -> Any:
+        return {str(name): arm for name, arm in arms.items()} if isinstance(arms, dict) else arms
+
+    @field_validator("reference", mode="before")
+    @classmethod
+    def _name(cls, name: Any) -> Any:
+        return str(name) if isinstance(name, int | float) else name
+
     @field_validator("recipe", "digits", mode="before")
     @classmethod
     def _flat_changes(cls, values: Any) -> Any:
         return _flat(values)
 
+    def opponent(self, arm: str) -> str:
+        """The arm that this one is compared with; itself for the reference."""
+        return self.arms[arm].against or self.reference
+
     @model_validator(mode="after")
     def _check(self) -> "Study":
-        _known(self.recipe)
-        _known(self.digits)
-        for what, name in (("reference", self.reference), ("match.to", self.match.to if self.match else None)):
+        check_keys(self.recipe)
+        check_keys(self.digits)
+        _different(self.lr)
+        named = {"reference": self.reference, "match.to": self.match.to if self.match else None}
+        named |= {f"arms.{arm}.against": values.against for arm, values in self.arms.items()}
+        for what, name in named.items():
             if name is not None and name not in self.arms:
                 raise ValueError(f"{what} {name!r} is none of the arms: {did_you_mean(name, list(self.arms))}")
+        if self.arms[self.reference].against:
+            raise ValueError(f"arms.{self.reference}.against: the reference is compared with no other arm")
+        if self.match is not None and self.arms[self.match.to].choose:
+            raise ValueError(f"match.to {self.match.to!r} has alternatives of its own: match to an arm without choose")
         if self.view == "along" and self.along is None:
             raise ValueError("view along needs along: a recipe key and its values")
         if self.sweep_seeds is not None and self.sweep_seeds > self.seeds:

@@ -7,7 +7,7 @@ Shapes: S seeds, n reported images.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,23 @@ from vitrail.studies.study import Study
 
 Runs = dict[float, dict[int, Outcome]]
 """The outcomes of one arm at one value along the axis: learning rate -> seed -> outcome."""
+
+
+@dataclass(frozen=True)
+class _Tried:
+    """One arm at one value along the axis."""
+
+    runs: Runs
+    rate: float
+    """The learning rate that was chosen from them."""
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """A point with its differences, and the p value of ``difference``; None where there is none, or of one seed."""
+
+    point: Point
+    p_value: float | None
 
 
 def choose_rate(outcomes: Sequence[Outcome]) -> float:
@@ -52,34 +69,57 @@ def summarise(study: Study, sizes: Mapping[tuple[str, Any], Size], outcomes: Seq
         sizes: (arm, value along the axis) -> cost; the value is None in a study without an axis.
         outcomes: of finished runs; an arm without any has no points.
     """
-    points: list[Point] = []
-    p_values: dict[int, float] = {}  # index of a chosen point with a difference -> of that difference
-    others: dict[int, float] = {}  # the same of points that are not chosen
-    values = study.along.values if study.along else (None,)
+    tried = _choose(_as_long(outcomes))
+    compared: list[_Compared] = []
     for arm in study.arms:
-        for value in values:
-            own, reference = (
-                _runs([o for o in outcomes if o.cell.arm == name and o.cell.along == value])
-                for name in (arm, study.reference)
-            )
-            if not own:
-                continue
-            chosen, reference_chosen = _choice(own), _choice(reference)
-            for lr in sorted(own):
-                point = _point(arm, value, lr, own[lr], sizes[arm, value])
-                if arm != study.reference:
-                    beside = reference_chosen if lr == chosen else lr
-                    difference, p_value = _compare(own[lr], {} if beside is None else reference.get(beside, {}))
-                    at_rate, _ = _compare(own[lr], reference.get(lr, {}) if beside != lr else {})
-                    point = replace(point, difference=difference, difference_at_rate=at_rate)
-                    if p_value is not None:
-                        (p_values if lr == chosen else others)[len(points)] = p_value
-                points.append(replace(point, chosen=lr == chosen))
-    # Bonferroni: of all comparisons that the answer makes together, not one in twenty may be wrong by chance alone.
-    most = (1 - LEVEL) / max(len(p_values), 1)
-    return tuple(
-        replace(point, told_apart=(p_values | others).get(index, 1.0) < most) for index, point in enumerate(points)
-    )
+        for value in study.along.values if study.along else (None,):
+            own = tried.get((arm, value))
+            opponent = study.opponent(arm)
+            if own is not None:
+                other = tried.get((opponent, value)) if opponent != arm else None
+                compared += [
+                    _compare(_point(arm, value, lr, own, sizes[arm, value]), own, other) for lr in sorted(own.runs)
+                ]
+    return _corrected(compared)
+
+
+def _as_long(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """The outcomes, all with n answers: a run that diverged knows of no images left out, and is wrong on all n."""
+    lengths = {len(outcome.correct) for outcome in outcomes if not outcome.diverged}
+    n = max(lengths or {len(outcome.correct) for outcome in outcomes}, default=0)
+    return [
+        replace(outcome, correct=np.zeros(n, bool)) if outcome.diverged and len(outcome.correct) != n else outcome
+        for outcome in outcomes
+    ]
+
+
+def _choose(outcomes: Sequence[Outcome]) -> dict[tuple[str, Any], _Tried]:
+    """(arm, value along the axis) -> its runs, and the rate chosen from them."""
+    cells: dict[tuple[str, Any], list[Outcome]] = {}
+    for outcome in outcomes:
+        cells.setdefault((outcome.cell.arm, outcome.cell.along), []).append(outcome)
+    return {cell: _Tried(_runs(found), choose_rate(found)) for cell, found in cells.items()}
+
+
+def _compare(point: Point, own: _Tried, other: _Tried | None) -> _Compared:
+    """The point with its differences to its opponent: at both their chosen rates if it is chosen, and at its own rate."""
+    if other is None:
+        return _Compared(point, None)
+    at_rate, p_value = _paired(own.runs[point.lr], other.runs.get(point.lr, {}))
+    difference = at_rate
+    if point.chosen and other.rate != point.lr:
+        difference, p_value = _paired(own.runs[point.lr], other.runs[other.rate])
+    return _Compared(replace(point, difference=difference, difference_at_rate=at_rate), p_value)
+
+
+def _corrected(compared: Sequence[_Compared]) -> tuple[Point, ...]:
+    """The points, told apart only where that holds with all the comparisons in mind that the answer makes together.
+
+    Bonferroni: of all of them, not one in twenty may be wrong by chance alone.
+    """
+    answers = sum(each.point.chosen and each.p_value is not None for each in compared)
+    most = (1 - LEVEL) / max(answers, 1)
+    return tuple(replace(each.point, told_apart=each.p_value is not None and each.p_value < most) for each in compared)
 
 
 def _runs(outcomes: Sequence[Outcome]) -> Runs:
@@ -89,23 +129,20 @@ def _runs(outcomes: Sequence[Outcome]) -> Runs:
     return runs
 
 
-def _choice(runs: Runs) -> float | None:
-    return choose_rate([outcome for seeds in runs.values() for outcome in seeds.values()]) if runs else None
-
-
-def _point(arm: str, value: Any, lr: float, seeds: Mapping[int, Outcome], size: Size) -> Point:
+def _point(arm: str, value: Any, lr: float, own: _Tried, size: Size) -> Point:
     """The numbers of one cell of the study over its seeds, compared with nothing yet."""
+    seeds = own.runs[lr]
     outcomes = list(seeds.values())
     nlls = [outcome.nll for outcome in outcomes if outcome.nll is not None]
     return Point(
         arm=arm,
         along=value,
         lr=lr,
-        chosen=False,
+        chosen=lr == own.rate,
         seeds=len(outcomes),
         diverged=sum(outcome.diverged for outcome in outcomes),
         val_top1=float(np.mean([outcome.val_top1 for outcome in outcomes])),
-        top1=estimate(_correct(seeds, sorted(seeds))),
+        top1=estimate(_answers(seeds, sorted(seeds))),
         difference=None,
         told_apart=False,
         nll=float(np.mean(nlls)) if nlls else None,
@@ -114,15 +151,15 @@ def _point(arm: str, value: Any, lr: float, seeds: Mapping[int, Outcome], size: 
     )
 
 
-def _compare(own: Mapping[int, Outcome], reference: Mapping[int, Outcome]) -> tuple[Estimate | None, float | None]:
+def _paired(own: Mapping[int, Outcome], other: Mapping[int, Outcome]) -> tuple[Estimate | None, float | None]:
     """The difference over the seeds that both have, and its p value: None of one seed, which tells nothing of others."""
-    seeds = sorted(own.keys() & reference.keys())
+    seeds = sorted(own.keys() & other.keys())
     if not seeds:
         return None, None
-    a, b = _correct(own, seeds), _correct(reference, seeds)
+    a, b = _answers(own, seeds), _answers(other, seeds)
     return paired_difference(a, b), paired_mean(a, b).p_value() if len(seeds) > 1 else None
 
 
-def _correct(outcomes: Mapping[int, Outcome], seeds: Sequence[int]) -> NDArray[np.bool_]:
+def _answers(outcomes: Mapping[int, Outcome], seeds: Sequence[int]) -> NDArray[np.bool_]:
     """(S, n), whether each image was got right."""
     return np.stack([outcomes[seed].correct for seed in seeds])

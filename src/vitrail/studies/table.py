@@ -15,19 +15,20 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel
 
-from vitrail.studies.findings import Estimate, Findings, Point
+from vitrail.studies.findings import Estimate, Findings, Point, standard_sizes
+from vitrail.studies.outcome import Size
 from vitrail.weights import replace
 
 
 def rows(findings: Findings) -> list[dict[str, Any]]:
     """One flat row a point, all with the same columns in the same order.
 
-    ``difference`` is against ``study.reference``, see ``Point.difference``. The ratios of cost are to the arm that the
+    ``difference`` is to the arm in ``against``, see ``Point.difference``. The ratios of cost are to the arm that the
     others are matched to, the reference where none is, at the same value along the axis. What is not known is None.
     """
-    to = findings.study.match.to if findings.study.match else findings.study.reference
-    standards = {_key(point.along): point for point in findings.points if point.arm == to}
-    return [_row(point, standards.get(_key(point.along))) for point in findings.points]
+    study = findings.study
+    standards = standard_sizes(study, findings.points)
+    return [_row(point, study.opponent(point.arm), standards.get(repr(point.along))) for point in findings.points]
 
 
 def write_csv(findings: Findings, path: str | Path) -> Path:
@@ -52,7 +53,6 @@ def write_json(findings: Findings, path: str | Path) -> Path:
         "conclusions": findings.conclusions,
         "cautions": findings.cautions,
         "changes": findings.changes,
-        "initial": findings.initial,
     }
     with replace.file(path) as staging:
         text = json.dumps(_plain(values), indent=1, ensure_ascii=False, allow_nan=False)
@@ -60,8 +60,8 @@ def write_json(findings: Findings, path: str | Path) -> Path:
     return path
 
 
-def _row(point: Point, standard: Point | None) -> dict[str, Any]:
-    size, other = point.size, standard.size if standard else None
+def _row(point: Point, opponent: str, other: Size | None) -> dict[str, Any]:
+    size = point.size
     return {
         "arm": point.arm,
         "along": point.along,
@@ -71,9 +71,10 @@ def _row(point: Point, standard: Point | None) -> dict[str, Any]:
         "diverged": point.diverged,
         "val_top1": point.val_top1,
         **_interval("top1", point.top1),
+        "against": opponent if opponent != point.arm else None,
         **_interval("difference", point.difference),
         "told_apart": point.told_apart if point.difference else None,
-        **_interval("difference_at_rate", point.difference_at_rate or point.difference),
+        **_interval("difference_at_rate", point.difference_at_rate),
         "nll": point.nll,
         "parameters": size.parameters,
         "parameters_ratio": _ratio(size.parameters, other.parameters if other else None),
@@ -99,11 +100,6 @@ def _interval(name: str, estimate: Estimate | None) -> dict[str, float | None]:
 
 def _ratio(own: float, other: float | None) -> float | None:
     return own / other if other else None
-
-
-def _key(value: Any) -> Any:
-    """A value along the axis as a key: lists are none."""
-    return tuple(value) if isinstance(value, list) else value
 
 
 def _plain(value: Any) -> Any:

@@ -19,8 +19,13 @@ from vitrail.errors import Failure, UserError
 from vitrail.studies import outcome
 from vitrail.studies.job import Job
 from vitrail.studies.outcome import Outcome
+from vitrail.training.device import NEIGHBOURS
 
 _STOP_WITHIN = 20.0  # seconds that a run has to finish its step and save its state
+
+
+class StoppedRun(Exception):
+    """A run was asked to stop, and has saved its state."""
 
 
 @dataclass(frozen=True)
@@ -28,26 +33,22 @@ class Share:
     """What one worker may use."""
 
     threads: int
-    gpu: int | None = None
+    neighbours: int = 1
+    """Workers on this machine, this one included: they share its memory."""
+    device: str | None = None
+    """The device it computes on, as ``VITRAIL_DEVICE`` has it; None for the one that a process finds."""
 
     def environment(self) -> dict[str, str]:
-        """The worker's environment: its threads, and its GPU as the only one it sees."""
+        """The worker's environment."""
         names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-        own = {name: str(self.threads) for name in names}
-        if self.gpu is not None:
-            visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-            own["CUDA_VISIBLE_DEVICES"] = visible.split(",")[self.gpu] if visible else str(self.gpu)
-        apart = (
-            "RANK",
-            "WORLD_SIZE",
-            "LOCAL_RANK",
-            "LOCAL_WORLD_SIZE",
-        )  # a run trains alone, whoever started the study
-        return {key: value for key, value in os.environ.items() if key not in apart} | own
+        own = {name: str(self.threads) for name in names} | {NEIGHBOURS: str(self.neighbours)}
+        if self.device is not None:
+            own["VITRAIL_DEVICE"] = self.device
+        return {**os.environ, **own}
 
 
 class Worker:
-    """One process, started with the first job."""
+    """One process, started with the first job, and again where it has died. One thread drives it."""
 
     def __init__(self, share: Share) -> None:
         self.share = share
@@ -58,20 +59,18 @@ class Worker:
 
         Raises:
             UserError, Failure: as the run raised it.
-            InterruptedError: the run was stopped and has saved its state.
+            StoppedRun: the run was stopped and has saved its state.
         """
-        process = self.process or self._started()
+        process = self._running()
         assert process.stdin is not None
         assert process.stdout is not None
-        with suppress(BrokenPipeError):  # it has died: there is no answer either
+        with suppress(OSError, ValueError):  # it has died, or is being closed: there is no answer either
             process.stdin.write(json.dumps(asdict(job)) + "\n")
             process.stdin.flush()
         line = process.stdout.readline()
         if not line:
-            code = process.wait()
-            self.close(0)
             raise Failure(
-                f"the process of the run in {job.folder} ended with {code}: if memory ran out, take fewer "
+                f"the process of the run in {job.folder} ended with {process.wait()}: if memory ran out, take fewer "
                 "--jobs; the same command goes on where this one stopped"
             )
         reply = json.loads(line)
@@ -81,43 +80,44 @@ class Worker:
                 raise Failure(f"the outcome of the run in {job.folder} has gone: nothing else may write there")
             return done
         if reply["error"] == "stopped":
-            raise InterruptedError(job.folder)
+            raise StoppedRun(job.folder)
         if os.environ.get("VITRAIL_DEBUG"):
             sys.stderr.write(reply["traceback"])
         raise (UserError if reply["error"] == "user" else Failure)(f"the run in {job.folder}: {reply['message']}")
 
-    def _started(self) -> subprocess.Popen[str]:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "vitrail.studies.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=self.share.environment(),
-            text=True,
-            encoding="utf-8",
-            start_new_session=True,  # Ctrl-C at the terminal is the study's, which asks its workers to stop
-        )
+    def _running(self) -> "subprocess.Popen[str]":
+        if self.process is None or self.process.poll() is not None:
+            self.close_streams()
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "vitrail.studies.worker"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env=self.share.environment(),
+                text=True,
+                encoding="utf-8",
+                start_new_session=True,  # Ctrl-C at the terminal is the study's, which asks its workers to stop
+            )
         return self.process
 
     def stop(self) -> None:
         """Ask the run to finish its step and to save its state."""
-        if self.process is not None and self.process.poll() is None:
-            self.process.terminate()
+        process = self.process
+        if process is not None and process.poll() is None:
+            process.terminate()
 
-    def close(self, within: float) -> None:
-        """End the process: by closing its input, and by force where that does not help."""
-        if self.process is None:
-            return
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        try:
-            self.process.wait(within)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        for stream in (self.process.stdin, self.process.stdout):
-            with suppress(OSError):
-                stream.close()
-        self.process = None
+    def kill(self) -> None:
+        """End the process by force."""
+        process = self.process
+        if process is not None and process.poll() is None:
+            process.kill()
+
+    def close_streams(self) -> None:
+        """Close what leads to the process; one that waits for a job ends by that."""
+        if self.process is not None:
+            for stream in (self.process.stdin, self.process.stdout):
+                if stream is not None:
+                    with suppress(OSError):
+                        stream.close()
 
 
 class Workers:
@@ -128,10 +128,13 @@ class Workers:
         self.all = list(self.idle)
         self._changed = threading.Condition()
         self._done: list[tuple[Job, Outcome | BaseException]] = []
+        self._threads: list[threading.Thread] = []
 
     def start(self, job: Job) -> None:
         """Give a job to an idle worker; there must be one."""
-        threading.Thread(target=self._do, args=(self.idle.pop(), job), daemon=True).start()
+        thread = threading.Thread(target=self._do, args=(self.idle.pop(), job), daemon=True)
+        self._threads = [other for other in self._threads if other.is_alive()] + [thread]
+        thread.start()
 
     def wait(self, seconds: float) -> list[tuple[Job, Outcome | BaseException]]:
         """The jobs that have ended since the last call; waits up to ``seconds`` for the first."""
@@ -141,22 +144,32 @@ class Workers:
             done, self._done = self._done, []
             return done
 
-    def stop(self) -> None:
-        """Ask every run to save its state, and wait until they have."""
+    def stop(self) -> list[tuple[Job, Outcome | BaseException]]:
+        """Ask every run to save its state, wait until they have, and give what has ended."""
         for worker in self.all:
             worker.stop()
+        ended = []
         deadline = time.monotonic() + _STOP_WITHIN
         while len(self.idle) < len(self.all) and time.monotonic() < deadline:
-            self.wait(0.2)
+            ended += self.wait(0.2)
+        return ended + self.wait(0)
 
     def close(self) -> None:
-        """End every process; one that is still at work is ended by force."""
+        """End every process. One that is at work is ended by force; its thread goes with it."""
         for worker in self.all:
-            if worker.process is not None and worker.process.stdin is not None:
-                with suppress(OSError):
-                    worker.process.stdin.close()
+            if worker not in self.idle:
+                worker.kill()
+        for thread in self._threads:
+            thread.join()
         for worker in self.all:
-            worker.close(within=5.0)
+            worker.close_streams()
+        for worker in self.all:
+            if worker.process is not None:
+                try:
+                    worker.process.wait(5.0)
+                except subprocess.TimeoutExpired:
+                    worker.kill()
+                    worker.process.wait()
 
     def _do(self, worker: Worker, job: Job) -> None:
         result: Outcome | BaseException

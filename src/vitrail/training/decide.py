@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vitrail.data.open import Dataset, open_data
+from vitrail.data.open import Dataset, open_data, with_test
 from vitrail.data.split import share_of
 from vitrail.errors import UserError
 from vitrail.recipes import files
@@ -93,7 +93,7 @@ def decide(
 
 def _open(source: str, recipe: Recipe) -> tuple[Dataset, list[str]]:
     """The images of a run, of which the recipe may take a share to train on, and a note of that."""
-    data = open_data(source, val_fraction=recipe.data.val_fraction)
+    data = with_test(open_data(source, val_fraction=recipe.data.val_fraction), recipe.data.test_fraction)
     fraction, whole = recipe.data.fraction, data.train
     if fraction == 1 or whole is None:
         return data, []
@@ -190,7 +190,7 @@ def _at(recipe: Recipe, path: str) -> Any:
 def new_folder(folder: Path | None, name: str) -> Path:
     """The folder of a new run, not yet made: the one given, or the first free one below ``runs``."""
     if folder is not None:
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if folder.exists() and (not folder.is_dir() or any(not path.name.startswith(".") for path in folder.iterdir())):
             what = "already holds a run" if (folder / "recipe.yaml").is_file() else "is not empty"
             raise UserError(
                 f"{folder} {what}: choose another --out" + (", or go on with --resume" if "run" in what else "")

@@ -12,6 +12,9 @@ from torch import nn
 from vitrail.device import best_device
 from vitrail.errors import UserError
 
+NEIGHBOURS = "VITRAIL_NEIGHBOURS"
+"""Environment variable: how many runs share this machine, each alone on its device, this one included."""
+
 
 @dataclass(frozen=True)
 class Devices:
@@ -69,7 +72,7 @@ def devices() -> Iterator[Devices]:
             raise UserError(f"VITRAIL_DEVICE={device} would put {world} processes on one GPU: leave it out")
         torch.cuda.set_device(device)  # what is seeded and measured is the current device
     if world == 1:
-        yield Devices(0, 1, device)
+        yield Devices(0, 1, device, int(os.environ.get(NEIGHBOURS, "1")))
         return
     own = not dist.is_initialized()
     if own:

@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -97,14 +97,14 @@ def make_plan(
     # Random crops differ every epoch; all else begins with the same resized image, which is worth keeping.
     room = min(CACHE_BYTES, free_bytes(torch.device("cpu")) // 4) // neighbours
 
-    def checked(samples: Samples | None, share: int) -> Checked | None:
-        return _checked(samples, recipe, preprocess, share, max(1, cores() // neighbours), progress, memory)
+    def checked(split: str, samples: Samples | None, share: int) -> Checked | None:
+        known = (memory, (data.name, split)) if memory else None
+        return _checked(samples, recipe, preprocess, share, max(1, cores() // neighbours), progress, known)
 
-    train = checked(data.train, room if recipe.augment.crop == "none" else 0)
-    val = checked(data.val, room // 4)
-    test = checked(
-        data.test, room // 4 if memory is not None else 0
-    )  # used once in a run, so kept for other runs alone
+    train = checked("train", data.train, room if recipe.augment.crop == "none" else 0)
+    val = checked("val", data.val, room // 4)
+    # test images are used once in a run, so they are kept for other runs alone
+    test = checked("test", data.test, room // 4 if memory else 0)
     assert train is not None
     n = len(train.samples)
     steps = recipe.steps or max(1, math.ceil((recipe.epochs or 1) * n / recipe.batch_size))
@@ -134,7 +134,7 @@ def _checked(
     room: int,
     workers: int,
     progress: Callable[[int, int], None] | None,
-    memory: Memory | None,
+    memory: tuple[Memory, Hashable] | None,
 ) -> Checked | None:
     """Look at every image before the first step, and keep them decoded where they fit into ``room`` bytes."""
     if samples is None:
@@ -196,6 +196,8 @@ def _from_start(recipe: Recipe, data: Dataset, start: Description) -> tuple[Mode
             raise UserError(no_such_choice(name, str(recipe.init), resnet=resnet))
         own = getattr(config, name, None)
         wanted = tuple(wanted) if isinstance(own, tuple) and isinstance(wanted, list) else wanted
+        if name == "position_site" and isinstance(config, ViTConfig):
+            own, wanted = config.site, config.with_changes(position_site=wanted).site
         if name not in chosen_here and wanted != own:
             raise UserError(
                 f"model.{name}={wanted}, but {recipe.init} has {own}: leave it out, or start from another model"
@@ -204,7 +206,9 @@ def _from_start(recipe: Recipe, data: Dataset, start: Description) -> tuple[Mode
         if is_resnet(recipe.variant) != resnet:
             kind = "a ResNet" if resnet else "a Vision Transformer"
             raise UserError(f"{recipe.init} is not a {recipe.variant}: it is {kind}; leave --model out")
-        names = ("layers", "width_factor", "root_width") if resnet else ("patch_size", "width", "depth", "heads")
+        names = ["patch_size", "width", "depth", "heads", "stem"]
+        names += ["stem_layers", "stem_root"] if config.stem == "hybrid" else []
+        names = ["layers", "width_factor", "root_width"] if resnet else names
         sizes = model_variant(recipe.variant, **{name: recipe.model[name] for name in names if name in recipe.model})
         different = [name for name in names if getattr(sizes, name) != getattr(config, name)]
         if different:

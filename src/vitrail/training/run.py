@@ -1,8 +1,8 @@
 """A training run from its start to its report. The order in which a run starts stands here, in ``train``."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from vitrail.training.plan import Plan, make_plan
 from vitrail.training.progress import TrainingProgress, clock
 from vitrail.training.state import RunState
 from vitrail.training.step import TrainStep
+from vitrail.weights import replace
 from vitrail.weights.load import load_found
 from vitrail.weights.start import start_from
 
@@ -47,7 +48,7 @@ def train(
     quiet: bool = False,
     memory: Memory | None = None,
 ) -> Result:
-    """Train a Vision Transformer, from random weights or from a start model (``init`` in the recipe).
+    """Train a Vision Transformer or a ResNet, from random weights or from a start model (``init`` in the recipe).
 
     Args:
         recipe: a Recipe, the name of a shipped one or the path of a file; None chooses one from the data.
@@ -56,7 +57,7 @@ def train(
         out: the run folder; None makes one below ``runs``.
         resume: go on with the run in ``out`` from its newest valid checkpoint.
         quiet: say nothing on the terminal.
-        memory: a dictionary in which small images that are decoded are kept for other runs on the same data.
+        memory: where small images that are decoded are kept for other runs on the same data, in this process.
 
     Returns:
         Where the run, its best model and its report are, and the final evaluation.
@@ -90,7 +91,8 @@ def train(
             _restore(state, begun.folder, progress, place)
         elif place.first:
             begun.folder.mkdir(parents=True, exist_ok=True)
-            files.save(plan.recipe, begun.folder / "recipe.yaml", comments=begun.reasons)
+            with replace.file(begun.folder / "recipe.yaml") as staging:
+                files.save(plan.recipe, staging, comments=begun.reasons)
         place.barrier()
 
         step = _train_step(plan, state, place, precision)
@@ -199,7 +201,9 @@ def _forecast(plan: Plan, place: Devices, precision: str) -> list[str]:
     if seconds > LONG:
         epochs, (h, w) = cheaper(plan.config, work, of_image, LONG / 2)
         share = Cost(plan.config.with_changes(image_size=(h, w))).flops / Cost(plan.config).flops
-        less = replace(work, epochs=epochs, evaluations=min(work.evaluations, epochs)).seconds(of_image * share)
+        less = dataclasses.replace(work, epochs=epochs, evaluations=min(work.evaluations, epochs)).seconds(
+            of_image * share
+        )
         if less < seconds:
             lines.append(f"cheaper: --epochs {epochs} --image-size {h}x{w} would take about {clock(less)}")
     return lines

@@ -1,4 +1,4 @@
-"""The arms along a quantity: where each is ahead of the reference, where they cross, what the same accuracy costs."""
+"""The arms along a quantity: where each is ahead of its opponent, where they cross, what the same accuracy costs."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -15,9 +15,9 @@ from vitrail.studies.conclusions.words import (
     percent,
     several,
     sign,
-    unseen,
     value,
     values_tried,
+    within_chance,
 )
 from vitrail.studies.findings import Estimate, Point, Setting
 from vitrail.studies.study import Study
@@ -34,8 +34,8 @@ def sentences(study: Study, setting: Setting, tried: Sequence[Point]) -> list[st
         if pairs:
             said.append(" ".join([*_verdicts(study, pairs), *crossings(study, pairs), *_change(study, pairs)]))
     for arm in dict.fromkeys(point.arm for point in answer):
-        if arm != study.reference:
-            said += _equal_accuracy(study, answer, arm)
+        if arm != study.opponent(arm):
+            said += _equal_accuracy(answer, arm, study.opponent(arm))
     return said
 
 
@@ -53,6 +53,8 @@ def _best(study: Study, setting: Setting, answer: Sequence[Point]) -> str:
 def _verdicts(study: Study, pairs: Sequence[_Pair]) -> list[str]:
     """Where the arm is ahead, where behind, and where it cannot be told apart."""
     said = []
+    arm = pairs[0][0].arm
+    opponent = study.opponent(arm)
     for word, direction in (("ahead of", 1), ("behind", -1)):
         apart = [
             f"at {value(study, point.along)} by {amount(estimate)}"
@@ -60,15 +62,12 @@ def _verdicts(study: Study, pairs: Sequence[_Pair]) -> list[str]:
             if point.told_apart and estimate.mean * direction > 0
         ]
         if apart:
-            said.append(f"{named(pairs[0][0].arm)} is {word} {named(study.reference)} {joined(apart)}.")
+            said.append(f"{named(arm)} is {word} {named(opponent)} {joined(apart)}.")
     alike = [(point, estimate) for point, estimate in pairs if not point.told_apart]
     if alike:
         listed = several([f"at {value(study, point.along)}, {difference(estimate)}" for point, estimate in alike])
-        who = f"{named(pairs[0][0].arm)} and {named(study.reference)}" if not said else "They"
-        widths = unseen([point for point, _ in alike]).replace("the arm)", "the place)")
-        said.append(
-            f"{who} cannot be told apart {listed}. A difference of less than {widths} would not have been seen there."
-        )
+        who = f"{named(arm)} and {named(opponent)}" if not said else "They"
+        said.append(f"{who} cannot be told apart {listed}. {within_chance([point for point, _ in alike], 'place')}")
         if any(sign(estimate) for _, estimate in alike):
             said.append("Where such an interval leaves out 0, it does so for one comparison, not for all of them.")
     return said
@@ -94,7 +93,7 @@ def crossings(study: Study, pairs: Sequence[_Pair]) -> list[str]:
 
 
 def _sure(pairs: Sequence[_Pair], ahead: bool) -> bool:
-    """Whether the arm is told apart on this side of the reference at one of the values."""
+    """Whether the arm is told apart on this side of its opponent at one of the values."""
     return any(point.told_apart and (estimate.mean > 0) == ahead for point, estimate in pairs)
 
 
@@ -117,9 +116,9 @@ def _change(study: Study, pairs: Sequence[_Pair]) -> list[str]:
     return [f"The gap goes from {texts[0]} to {texts[1]}: {verdict}."]
 
 
-def _equal_accuracy(study: Study, answer: Sequence[Point], arm: str) -> list[str]:
-    """Training FLOPs of the arm and of the reference at the highest accuracy that both reach, where both can be read."""
-    own, other = ([p for p in answer if p.arm == name] for name in (arm, study.reference))
+def _equal_accuracy(answer: Sequence[Point], arm: str, opponent: str) -> list[str]:
+    """Training FLOPs of the arm and of its opponent at the highest accuracy that both reach, where both can be read."""
+    own, other = ([p for p in answer if p.arm == name] for name in (arm, opponent))
     if not own or not other:
         return []
     target = min(max(point.top1.mean for point in curve) for curve in (own, other))
@@ -128,7 +127,7 @@ def _equal_accuracy(study: Study, answer: Sequence[Point], arm: str) -> list[str
         return []
     (low, less), (high, more) = sorted(spent)
     return [
-        f"To be right on {percent(target)}, the most that both {named(arm)} and {named(study.reference)} reach, "
+        f"To be right on {percent(target)}, the most that both {named(arm)} and {named(opponent)} reach, "
         f"{named(less)} takes about {large(low)} training FLOPs and {named(more)} {large(high)}, "
         f"{high / low:.1f} times as many (interpolated, in the mean)."
     ]

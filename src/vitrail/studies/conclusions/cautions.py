@@ -3,8 +3,17 @@
 import math
 from collections.abc import Callable, Sequence
 
-from vitrail.studies.conclusions.words import between, joined, named, several, value
-from vitrail.studies.findings import Point, Setting
+from vitrail.studies.conclusions.words import (
+    between,
+    compared_otherwise,
+    joined,
+    named,
+    several,
+    sizes_of_images,
+    started,
+    value,
+)
+from vitrail.studies.findings import Point, Setting, standard, standard_sizes
 from vitrail.studies.outcome import Size
 from vitrail.studies.study import Study
 
@@ -26,17 +35,17 @@ def cautions(study: Study, setting: Setting, points: Sequence[Point]) -> list[st
             if setting.left_out
             else ()
         ),
-        *_chance(study, points),
-        *_scope(setting, points),
+        *_chance(study, setting, points),
+        *_scope(study, setting, points),
         *_measures(setting),
     ]
 
 
 def costs(study: Study, points: Sequence[Point]) -> list[str]:
     """How far the arms' costs are from those of the arm that they are matched to, or else of the reference."""
-    to = study.match.to if study.match else study.reference
+    to = standard(study)
     answer = [point for point in points if point.chosen]
-    standards = {repr(point.along): point.size for point in answer if point.arm == to}
+    standards = standard_sizes(study, answer)
     pairs = [(p, standards[repr(p.along)]) for p in answer if p.arm != to and repr(p.along) in standards]
     if not pairs:
         return []
@@ -48,14 +57,31 @@ def costs(study: Study, points: Sequence[Point]) -> list[str]:
             equal.append(name)
         else:
             unequal.append(f"{name} {_deviation(ratio)} ({named(furthest.arm)})")
-    by = ""
-    if study.match:
-        by = "FLOPs for one image" if study.match.by == "flops" else "parameters"
-        by = f"The arms are matched to {named(to)} by {by}. "
-    said = [f"The largest deviations from {named(to)}: {joined(unequal)}."] if unequal else []
+    said = _matched(study, [point.arm for point, _ in pairs])
+    said += [f"The largest deviations from {named(to)}: {joined(unequal)}."] if unequal else []
     if equal:
         said.append(f"The same for all arms: {joined(equal)}.")
-    return [by + " ".join(said)]
+    return [" ".join(said)]
+
+
+def _matched(study: Study, arms: Sequence[str]) -> list[str]:
+    """Which of the arms were chosen to cost as much as another, and which start from a model, so that they were not."""
+    if not study.match:
+        return []
+    by = "FLOPs for one image" if study.match.by == "flops" else "parameters"
+    matched = [named(arm) for arm in dict.fromkeys(arms) if study.arms[arm].choose]
+    given = [named(arm) for arm in dict.fromkeys(arms) if arm in started(study) and not study.arms[arm].choose]
+    said = []
+    if matched:
+        said.append(f"{joined(matched)} {_is(matched)} matched to {named(study.match.to)} by {by}.")
+    if given:
+        starts = "starts from a model" if len(given) == 1 else "start from models"
+        said.append(f"{joined(given)} {starts} and {_is(given)} not matched.")
+    return said
+
+
+def _is(names: Sequence[str]) -> str:
+    return "is" if len(names) == 1 else "are"
 
 
 def _deviation(ratio: float) -> str:
@@ -107,27 +133,30 @@ def _diverged(study: Study, points: Sequence[Point]) -> list[str]:
     return [f"Runs that diverged (their loss became no number) count as 0 %: {several(texts[:_LISTED] + more)}."]
 
 
-def _chance(study: Study, points: Sequence[Point]) -> list[str]:
+def _chance(study: Study, setting: Setting, points: Sequence[Point]) -> list[str]:
     """What the intervals count, and what they do not."""
     answer = [point for point in points if point.chosen]
     seeds = between([point.seeds for point in answer])
     comparisons = sum(point.difference is not None for point in answer)
     said = [
         f"Each arm was trained with {seeds} seeds (random starts and orders). The intervals count the chance of the seed "
-        "and of the images that were asked, not that of other training images or of which learning rate was chosen."
+        f"and of the images that were asked, {_uncounted(study, setting)}"
     ]
     if comparisons > 1:
         said.append(
             f"An interval holds the true value in about 95 of 100 cases, for one comparison. There are {comparisons}; an arm is "
-            f"called different only if it would be at 5 % / {comparisons} (Bonferroni), so that the chance of any false "
-            "alarm stays near 5 %."
+            f"called different only if it would be at 5 % / {comparisons} (Bonferroni), so that a false alarm among them "
+            "stays rare; where few seeds bring most of the chance, it comes somewhat more often than in 1 of 20 studies."
         )
     if any(not point.told_apart and point.difference for point in answer):
         said.append(
             "Arms that cannot be told apart need not be equal: more seeds or more images may show a difference."
         )
     if len(study.arms) > 2:
-        said.append(f"Arms are compared with {named(study.reference)}; two others were not tested against each other.")
+        otherwise = compared_otherwise(study, answer)
+        said.append(
+            f"Arms are compared with {named(study.reference)}{otherwise}; two others were not tested against each other."
+        )
     if any(point.seeds == 1 for point in points if not point.chosen):
         said.append(
             "Learning rates that were not chosen may have been tried with one seed only; their intervals then count the "
@@ -136,18 +165,36 @@ def _chance(study: Study, points: Sequence[Point]) -> list[str]:
     return said
 
 
-def _scope(setting: Setting, points: Sequence[Point]) -> list[str]:
+def _uncounted(study: Study, setting: Setting) -> str:
+    """The end of the sentence on what the intervals count; on a part of the training images seeds differ in that too."""
+    if not _takes_shares(study, setting):
+        return "not that of other training images or of which learning rate was chosen."
+    return (
+        "and, where only a share of the training images was used, that of the share, as every seed took its own. They do "
+        "not count the chance of which learning rate was chosen."
+    )
+
+
+def _takes_shares(study: Study, setting: Setting) -> bool:
+    """Whether there are runs on a part of the training images, drawn by their seed."""
+    key = "data.fraction"
+    changed = [changes for arm in study.arms.values() for changes in (arm.changes, *arm.choose)]
+    fractions = [setting.recipe.get("data", {}).get("fraction"), *(changes.get(key) for changes in changed)]
+    fractions += study.along.values if study.along and study.along.key == key else ()
+    return any(fraction is not None and fraction < 1 for fraction in fractions)
+
+
+def _scope(study: Study, setting: Setting, points: Sequence[Point]) -> list[str]:
     """On what data, which models and how long a training the study stands."""
     rates = sorted({point.lr for point in points})
     sizes = [point.size for point in points]
-    height, width = setting.image_size
     grid = joined([f"{lr:g}" for lr in rates])
     return [
         f"One data set was used ({setting.data}, {setting.classes:,} classes, {setting.train:,} training images). "
         "Another may order the arms differently.",
         f"The models have {between([size.parameters for size in sizes])} parameters and were trained for "
-        f"{between([size.steps for size in sizes])} steps on images of {height}x{width} pixels. Larger models or longer "
-        "training may order them differently.",
+        f"{between([size.steps for size in sizes])} steps on images of {sizes_of_images(study, setting)}. Larger models "
+        "or longer training may order them differently.",
         f"Learning rates come from a grid ({grid}) and were chosen on {setting.val:,} validation images. All other "
         "settings are shared, and may suit one arm better than another.",
     ]

@@ -19,7 +19,7 @@ def sentences(study: Study, setting: Setting, tried: Sequence[Point]) -> list[st
         *_worth(answer),
         *arms.comparisons(study, answer),
         *_attention(answer),
-        *_growth([point for point in answer if linear_stem(study, setting, point.arm)]),
+        *_growth(alike_but_patches(study, setting, answer)),
     ]
 
 
@@ -32,21 +32,43 @@ def front(answer: Sequence[Point]) -> list[Point]:
     return best
 
 
-def linear_stem(study: Study, setting: Setting, arm: str) -> bool:
-    """Whether an arm is a Vision Transformer whose tokens are linear maps of patches, as far as the recipe says."""
+def alike_but_patches(study: Study, setting: Setting, answer: Sequence[Point]) -> list[Point]:
+    """The arms whose tokens are linear maps of patches and which differ in the size of these alone: the most of them.
+
+    Only among such arms is it the tokens that make the FLOPs grow.
+    """
+    groups: dict[str, list[Point]] = {}
+    for point in answer:
+        shapes = _shapes(study, setting, point.arm)
+        if len(shapes) == 1 and point.size.tokens:  # which of several alternatives was taken is not known here
+            groups.setdefault(shapes.pop(), []).append(point)
+    return max(groups.values(), key=len, default=[])
+
+
+def _shapes(study: Study, setting: Setting, arm: str) -> set[str]:
+    """What decides an arm's network but for the size of its patches, for each alternative; none if a stem is not linear."""
     own = study.arms[arm]
-    stems = set()
+    shapes = set()
     for alternative in own.choose or ({},):
         said = {**_by_keys(setting), **own.changes, **alternative}
-        usual = "hybrid" if "+" in str(said.get("model.variant")) else "linear"
-        stems.add("another's" if said.get("init") else said.get("model.stem") or usual)
-    return stems == {"linear"}
+        variant, _, _ = str(said.pop("model.variant", None)).partition("/")  # of B/16 the letter
+        stem = said.pop("model.stem", None) or ("hybrid" if "+" in variant else "linear")
+        if said.get("init") or stem != "linear":
+            return set()
+        decisive = {key: value for key, value in said.items() if _decides(key) and value is not None}
+        shapes.add(repr((variant, sorted(decisive.items(), key=lambda item: item[0]))))
+    return shapes
+
+
+def _decides(key: str) -> bool:
+    """Whether a recipe key decides the network, other than by the size of its patches."""
+    return key == "image_size" or (key.startswith("model.") and key != "model.patch_size")
 
 
 def _by_keys(setting: Setting) -> dict[str, Any]:
-    """What all arms share of what decides the stem, by recipe keys."""
+    """What all arms share of what decides the network, by recipe keys."""
     shared = {f"model.{key}": value for key, value in setting.recipe.get("model", {}).items()}
-    return {**shared, "init": setting.recipe.get("init")}
+    return {**shared, **{key: setting.recipe.get(key) for key in ("init", "image_size")}}
 
 
 def _worth(answer: Sequence[Point]) -> list[str]:
@@ -67,7 +89,7 @@ def _worth(answer: Sequence[Point]) -> list[str]:
 
 
 def _priced(point: Point) -> str:
-    tokens = f", {point.size.tokens:,} tokens" if point.size.tokens else ""
+    tokens = f", {_tokens(point.size.tokens)}" if point.size.tokens else ""
     return f"{named(point.arm)}, {large(point.size.flops)} FLOPs{tokens}, {accuracy(point.top1)}"
 
 
@@ -84,11 +106,11 @@ def _attention(answer: Sequence[Point]) -> list[str]:
     if short.size.tokens == long.size.tokens:
         return [f"{text}."]
     share = percent(short.size.attention_share)
-    return [f"{text}. With the shortest, {short.size.tokens:,} tokens of {named(short.arm)}, it takes {share}."]
+    return [f"{text}. With the shortest, {_tokens(short.size.tokens or 0)} of {named(short.arm)}, it takes {share}."]
 
 
 def _growth(linear: Sequence[Point]) -> list[str]:
-    """The power of the tokens by which the FLOPs grow between arms that differ in the size of their patches."""
+    """The power of the tokens by which the FLOPs grow between arms that differ in the size of their patches alone."""
     by_tokens = {point.size.tokens: point for point in linear if point.size.tokens}
     line = [by_tokens[tokens] for tokens in sorted(by_tokens)]
     if len(line) < 2:
@@ -102,6 +124,10 @@ def _growth(linear: Sequence[Point]) -> list[str]:
     if len(line) > 2:
         text += f", and between the two longest sequences to the power {_power(line[-2], last):.2f}"
     return [f"{text}. Power 1 is in proportion; power 2 is what comparing every token with every other takes."]
+
+
+def _tokens(count: int) -> str:
+    return f"{count:,} token{'s' if count > 1 else ''}"
 
 
 def _times(low: Point, high: Point) -> tuple[float, float]:

@@ -53,11 +53,40 @@ def points(share: float) -> str:
     return f"{100 * abs(share):.1f} points"
 
 
-def unseen(compared: Sequence[Point]) -> str:
-    """How large a difference would have gone unseen: half the width of the intervals, the narrowest to the widest."""
+def signed(share: float) -> str:
+    """A difference of two percentages with its sign, without the word: ``+1.2``, ``−1.2``, ``0.0``."""
+    text = f"{100 * share:+.1f}"
+    return "0.0" if text in ("+0.0", "-0.0") else text.replace("-", "−")
+
+
+def within_chance(compared: Sequence[Point], which: str) -> str:
+    """How large a difference may be chance: half the width of the 95 % intervals, the narrowest to the widest.
+
+    ``which``: on what it depends, such as ``arm``.
+    """
     halves = sorted((p.difference.high - p.difference.low) / 2 for p in compared if p.difference)
     low, high = f"{100 * halves[0]:.1f}", f"{100 * halves[-1]:.1f}"
-    return f"{low} points" if low == high else f"{low} to {high} points (it depends on the arm)"
+    size = f"{low} points" if low == high else f"{low} to {high} points, depending on the {which},"
+    return f"Differences up to {size} are within the chance of these seeds and images."
+
+
+def opponents(study: Study, tried: Sequence[Point]) -> list[tuple[str, list[Point]]]:
+    """Who is compared with whom: an arm, and the points that have a difference to it; the reference comes first."""
+    groups: dict[str, list[Point]] = {study.reference: []}
+    for point in tried:
+        if point.difference is not None:
+            groups.setdefault(study.opponent(point.arm), []).append(point)
+    return [(opponent, found) for opponent, found in groups.items() if found]
+
+
+def compared_otherwise(study: Study, tried: Sequence[Point]) -> str:
+    """``, but “a” and “b” with “c”``: the arms that are not compared with the reference; nothing where all are."""
+    parts = [
+        f"{joined(list(dict.fromkeys(named(point.arm) for point in found)))} with {named(opponent)}"
+        for opponent, found in opponents(study, tried)
+        if opponent != study.reference
+    ]
+    return f", but {joined(parts)}" if parts else ""
 
 
 def several(items: Sequence[str]) -> str:
@@ -90,7 +119,7 @@ def value(study: Study, along: Any) -> str:
     if key.endswith("fraction") and isinstance(along, int | float):
         return f"{100 * along:.4g} %"
     if isinstance(along, list | tuple):
-        return "x".join(str(item) for item in along)
+        return " × ".join(str(item) for item in along)
     return f"{along:g}" if isinstance(along, float) else str(along)
 
 
@@ -102,3 +131,22 @@ def values_tried(study: Study, tried: Sequence[Point]) -> list[Any]:
 def images(setting: Setting) -> str:
     """``the 540 test images``."""
     return f"the {setting.reported:,} {'test' if setting.reported_split == 'test' else 'reported'} images"
+
+
+def sizes_of_images(study: Study, setting: Setting) -> str:
+    """``8 × 8 pixels``; or that there are several sizes, where an arm or the axis changes them."""
+    height, width = setting.image_size
+    text = f"{height} × {width} pixels"
+    changed = [changes for arm in study.arms.values() for changes in (arm.changes, *arm.choose)]
+    if any("image_size" in changes for changes in changed) or (study.along and study.along.key == "image_size"):
+        return "several sizes"
+    if started(study):
+        return f"{text} (of an arm that starts from a model, the nearest size that its patches divide)"
+    return text
+
+
+def started(study: Study) -> list[str]:
+    """The arms that start from a model, and are not trained from scratch."""
+    return [
+        name for name, arm in study.arms.items() if any(changes.get("init") for changes in (arm.changes, *arm.choose))
+    ]

@@ -4,6 +4,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from vitrail.studies.conclusions.words import value
 from vitrail.studies.figures import along, arms, cost, rates, style
 from vitrail.studies.figures.style import Width
 from vitrail.studies.findings import Findings
@@ -28,8 +29,8 @@ def caption(findings: Findings, width: Width = "wide") -> list[str]:
     said: list[str] = _VIEWS[findings.study.view].caption(findings, width)
     along = findings.study.along
     if along is not None and findings.study.view != "along":
-        value = style.value_text(along.key, style.last(findings)[0].along)
-        said.append(f"All of it at one value of {along.label or along.key}: {value}.")
+        at = value(findings.study, style.last(findings)[0].along)
+        said.append(f"All of it at one value of {along.label or along.key}: {at}.")
     return said
 
 

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from vitrail.studies.conclusions.words import images, value
 from vitrail.studies.figures import style
 from vitrail.studies.figures.style import Look, Width
 from vitrail.studies.findings import Findings, Point
@@ -33,7 +34,7 @@ def caption(findings: Findings, width: Width) -> list[str]:
         " A cross marks runs that diverged; they count as 0 %." if any(p.diverged for p in findings.answer) else ""
     )
     return [
-        f"a: top-1 accuracy on {style.images(findings)} for each {_label(_along(findings))}, the mean over "
+        f"a: top-1 accuracy on {images(findings.setting)} for each {_label(_along(findings))}, the mean over "
         f"{style.seeds(findings.answer)}; bands are 95 % intervals.{crosses}{style.own_rate(findings.points)}",
         "b: the same runs against the floating-point operations that their training took.",
     ]
@@ -51,16 +52,16 @@ def _label(along: Along) -> str:
 
 def _of(findings: Findings, arm: str) -> list[Point]:
     """An arm's answer, in the order of the values."""
-    order = [repr(value) for value in _along(findings).values]
+    order = [repr(each) for each in _along(findings).values]
     own = [point for point in findings.answer if point.arm == arm and repr(point.along) in order]
     return sorted(own, key=lambda point: order.index(repr(point.along)))
 
 
 def _values(ax: "Axes", findings: Findings, shown: dict[str, Look]) -> None:
     along = _along(findings)
-    numbers = [value for value in along.values if _number(value)]
+    numbers = [each for each in along.values if _number(each)]
     numeric = len(numbers) == len(along.values)
-    place = {repr(value): float(value) if numeric else float(i) for i, value in enumerate(along.values)}
+    place = {repr(each): float(each) if numeric else float(i) for i, each in enumerate(along.values)}
     for arm, look in shown.items():
         own = _of(findings, arm)
         if own:
@@ -75,12 +76,12 @@ def _values(ax: "Axes", findings: Findings, shown: dict[str, Look]) -> None:
 
 def _texts(findings: Findings, along: Along) -> list[str]:
     """Tick labels; fractions of the data with the number of images below."""
-    images = {repr(point.along): point.size.images for point in findings.answer}
+    counts = {repr(point.along): point.size.images for point in findings.answer}
     texts = []
-    for value in along.values:
-        text = style.value_text(along.key, value)
-        fraction = along.key.endswith("fraction") and repr(value) in images
-        texts.append(f"{text}\n{images[repr(value)]:,}" if fraction else text)
+    for each in along.values:
+        text = value(findings.study, each)
+        fraction = along.key.endswith("fraction") and repr(each) in counts
+        texts.append(f"{text}\n{counts[repr(each)]:,}" if fraction else text)
     return texts
 
 
@@ -95,5 +96,5 @@ def _training(ax: "Axes", findings: Findings, shown: dict[str, Look]) -> None:
     style.tag(ax, "b", "Accuracy for the training it took")
 
 
-def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _number(each: Any) -> bool:
+    return isinstance(each, int | float) and not isinstance(each, bool)

@@ -1,7 +1,8 @@
-"""The arms side by side: the accuracy of each, and its difference to the reference, with their intervals."""
+"""The arms side by side: the accuracy of each, and its difference to its opponent, with their intervals."""
 
 from typing import TYPE_CHECKING
 
+from vitrail.studies.conclusions.words import images, signed
 from vitrail.studies.figures import style
 from vitrail.studies.figures.style import INK, SERIES, SOFT, Look, Width
 from vitrail.studies.findings import Findings, Point
@@ -21,10 +22,10 @@ def draw(findings: Findings, width: Width) -> "Figure":
 def caption(findings: Findings, width: Width) -> list[str]:
     """What is drawn and how it is read, a paragraph a panel."""
     points, reference = _points(findings), findings.study.reference
-    accuracy = f"top-1 accuracy on {style.images(findings)}, the mean over {style.seeds(points)}"
+    accuracy = f"top-1 accuracy on {images(findings.setting)}, the mean over {style.seeds(points)}"
     told = (
         f"Differences to “{reference}” are taken seed by seed and image by image. A filled dot is told apart "
-        "from no difference even with all the study's comparisons in mind; an open one is not."
+        f"from no difference even with all the study's comparisons in mind; an open one is not.{style.otherwise(findings)}"
     )
     intervals = f"Lines are 95 % intervals.{style.own_rate(findings.points)}"
     if not _compared(points):
@@ -63,7 +64,7 @@ def _wide(findings: Findings) -> "Figure":
     accuracy.set_ylim(len(points) - 0.4, -0.6)
     if len(panels) > 1:
         style.tag(accuracy, "a", "Accuracy")
-        style.tag(panels[1], "b", f"Difference to {style.wrapped(reference, 40)}")
+        style.tag(panels[1], "b", f"Difference{style.to_reference(findings, 40)}")
         for row, point in enumerate(points):
             _difference(panels[1], row, point, reference)
             text = "reference" if point.arm == reference else _signed(point)
@@ -105,7 +106,7 @@ def _narrow(findings: Findings) -> "Figure":
     ax.spines["left"].set_visible(False)
     if compared:
         _difference_axis(ax)
-        ax.set_xlabel(f"difference to {style.wrapped(reference, 30)} (percentage points)")
+        ax.set_xlabel(f"difference{style.to_reference(findings, 30)} (percentage points)")
     else:
         ax.set_xlabel("top-1 accuracy (%)")
     return fig
@@ -126,4 +127,4 @@ def _difference_axis(ax: "Axes") -> None:
 
 
 def _signed(point: Point) -> str:
-    return "" if point.difference is None else f"{100 * point.difference.mean:+.1f}".replace("-", "−")
+    return "" if point.difference is None else signed(point.difference.mean)

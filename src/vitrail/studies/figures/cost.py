@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from vitrail.studies.conclusions.words import images
 from vitrail.studies.figures import style
 from vitrail.studies.figures.style import INK, SOFT, Look, Width
 from vitrail.studies.findings import Findings, Point
@@ -79,8 +80,8 @@ def caption(findings: Findings, width: Width) -> list[str]:
     points = [point for point in style.last(findings) if point.chosen]
     pixels, paper = quadratic()[-1], next(row for row in quadratic() if row.patch_size == 16)
     return [
-        f"a: top-1 accuracy on {style.images(findings)}, the mean over {style.seeds(points)} with 95 % intervals, against "
-        "the floating-point operations of one image; the circle is the reference.{style.own_rate(findings.points)}",
+        f"a: top-1 accuracy on {images(findings.setting)}, the mean over {style.seeds(points)} with 95 % intervals, against "
+        f"the floating-point operations of one image; the circle is the reference.{style.own_rate(findings.points)}",
         "b: what ViT-B computes for one "
         "image of 224 × 224 pixels (a multiply and an add are two operations) as its patches shrink from 32 × 32 pixels "
         "to one: comparing tokens with each other grows with the square of their number, all the rest in proportion to "
@@ -138,7 +139,7 @@ def _shares(ax: "Axes", points: list[Point], shown: dict[str, Look]) -> None:
         if point.size.tokens is not None and point.size.attention_share > 0:
             style.mark(ax, point.size.tokens, 100 * point.size.attention_share, shown[point.arm])
     ax.set_xscale("log")
-    ax.set_xlim(min(_LEAST, *(0.7 * point.size.tokens for point in points if point.size.tokens)), 1.6e5)
+    ax.set_xlim(min([_LEAST, *(0.7 * point.size.tokens for point in points if point.size.tokens)]), 1.6e5)
     ax.set_yscale("log")
     ax.set_ylim(ax.get_ylim()[0] / 1.5, 150)
     style.log_ticks(ax, "x", most=5)

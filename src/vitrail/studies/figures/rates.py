@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from vitrail.report.charts import short_number
+from vitrail.studies.conclusions.words import images
 from vitrail.studies.figures import style
 from vitrail.studies.figures.style import SOFT, Look, Width
-from vitrail.studies.findings import Estimate, Findings, Point
+from vitrail.studies.findings import Findings, Point
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,7 +37,7 @@ def caption(findings: Findings, width: Width) -> list[str]:
     """What is drawn and how it is read, a paragraph a panel."""
     points, reference = style.last(findings), findings.study.reference
     drawn = [
-        f"a: top-1 accuracy on {style.images(findings)} at each learning rate, the mean over {style.seeds(points)}; "
+        f"a: top-1 accuracy on {images(findings.setting)} at each learning rate, the mean over {style.seeds(points)}; "
         "bands are 95 % intervals, and a ring marks the rate that was best on the validation images."
         + (" Curves that leave the panel go on below it." if _floor(points) is not None else ""),
     ]
@@ -47,8 +48,8 @@ def caption(findings: Findings, width: Width) -> list[str]:
             f"b: differences to “{reference}”, seed by seed and image by image, with 95 % intervals: at each single "
             "rate, which is what a comparison at that rate alone would have shown, and on the right each arm at its own "
             "best rate, which is the answer. There a filled marker is told apart from no difference even with all the "
-            "study's comparisons in mind; an open one is not."
-            + (" A number stands for a difference beyond the panel." if _beyond(points, reference) else "")
+            f"study's comparisons in mind; an open one is not.{style.otherwise(findings)}"
+            + (" A number stands for a difference beyond the panel." if _beyond(points) else "")
         )
     return drawn
 
@@ -87,22 +88,19 @@ def _differences(ax: "Axes", findings: Findings, shown: dict[str, Look]) -> None
     rates = sorted({point.lr for point in points})
     place = {rate: float(i) for i, rate in enumerate(rates)}
     own_best = len(rates) + 0.25
-    at_reference = _by_rate(points, reference)
-    limit = _limit(points, reference)
+    limit = _limit(points)
     step = min(0.2, 0.7 / len(others))
     for i, arm in enumerate(others):
         shift, look = step * (i - (len(others) - 1) / 2), shown[arm]
         for point in (point for point in points if point.arm == arm):
             x = place[point.lr] + shift
-            found = _at_one_rate(point, at_reference.get(point.lr))
-            if found is not None and abs(_middle(found)) > limit:
-                _outside(ax, x, _middle(found), look)
-            elif isinstance(found, Estimate):
-                mean, low, high = style.percent(found)
-                style.span(ax, [x, x], [low, high], look)
-                style.mark(ax, x, mean, look, size=3.5)
-            elif found is not None:  # only its middle is known
-                style.mark(ax, x, _middle(found), look, size=3.5)
+            if point.difference_at_rate is not None:
+                mean, low, high = style.percent(point.difference_at_rate)
+                if abs(mean) > limit:
+                    _outside(ax, x, mean, look)
+                else:
+                    style.span(ax, [x, x], [low, high], look)
+                    style.mark(ax, x, mean, look, size=3.5)
             if point.chosen and point.difference is not None:
                 mean, low, high = style.percent(point.difference)
                 style.span(ax, [own_best + shift] * 2, [low, high], look)
@@ -116,25 +114,7 @@ def _differences(ax: "Axes", findings: Findings, shown: dict[str, Look]) -> None
     ax.grid(axis="y")
     ax.set_xlabel("one learning rate for all arms, or each arm's own")
     ax.set_ylabel("difference (points)", rotation_mode="anchor")
-    style.tag(ax, "b", f"Difference to {style.wrapped(reference, 32)}")
-
-
-def _at_one_rate(point: Point, reference: Point | None) -> Estimate | float | None:
-    """The difference to the reference at the point's own rate; its mean alone where no interval was computed."""
-    if point.difference_at_rate is not None:
-        return point.difference_at_rate
-    if not point.chosen or (reference is not None and reference.chosen):
-        return point.difference
-    return None if reference is None else point.top1.mean - reference.top1.mean
-
-
-def _middle(found: Estimate | float) -> float:
-    """In percentage points."""
-    return 100 * (found.mean if isinstance(found, Estimate) else found)
-
-
-def _by_rate(points: Sequence[Point], arm: str) -> dict[float, Point]:
-    return {point.lr: point for point in points if point.arm == arm}
+    style.tag(ax, "b", f"Difference{style.to_reference(findings, 32)}")
 
 
 def _floor(points: Sequence[Point]) -> float | None:
@@ -144,19 +124,20 @@ def _floor(points: Sequence[Point]) -> float | None:
     return floor if min(means) < floor else None
 
 
-def _limit(points: Sequence[Point], reference: str) -> float:
+def _limit(points: Sequence[Point]) -> float:
     """The greatest difference in points that is drawn at its place: enough for the answer, and for half of the rest."""
-    base = _by_rate(points, reference)
-    found = [_at_one_rate(point, base.get(point.lr)) for point in points if point.arm != reference]
-    single = sorted(abs(_middle(each)) for each in found if each is not None)
+    single = sorted(_sizes(points))
     own = [100 * max(abs(p.difference.low), abs(p.difference.high)) for p in points if p.chosen and p.difference]
     return max([1.0, *own, *(2.5 * value for value in single[len(single) // 2 : len(single) // 2 + 1])])
 
 
-def _beyond(points: Sequence[Point], reference: str) -> bool:
-    base, limit = _by_rate(points, reference), _limit(points, reference)
-    found = [_at_one_rate(point, base.get(point.lr)) for point in points if point.arm != reference]
-    return any(abs(_middle(each)) > limit for each in found if each is not None)
+def _beyond(points: Sequence[Point]) -> bool:
+    return any(size > _limit(points) for size in _sizes(points))
+
+
+def _sizes(points: Sequence[Point]) -> list[float]:
+    """Of the differences at single rates, in points, whatever their sign."""
+    return [100 * abs(point.difference_at_rate.mean) for point in points if point.difference_at_rate is not None]
 
 
 def _outside(ax: "Axes", x: float, value: float, look: Look) -> None:

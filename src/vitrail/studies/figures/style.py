@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from vitrail.report.charts import short_number
+from vitrail.studies.conclusions.words import compared_otherwise, named
 from vitrail.studies.findings import Estimate, Findings, Point
 
 if TYPE_CHECKING:
@@ -227,14 +227,6 @@ def seeds(points: Sequence[Point]) -> str:
     return f"{counts[0]} seeds" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds"
 
 
-def images(findings: Findings) -> str:
-    """Which images the accuracy is of: ``the 540 test images``."""
-    setting = findings.setting
-    if setting.reported_split == "test":
-        return f"the {setting.reported:,} test images"
-    return f"{setting.reported:,} images ({setting.reported_split})"
-
-
 def own_rate(points: Sequence[Point]) -> str:
     """The sentence about learning rates; none where there was only one."""
     if len({point.lr for point in points}) < 2:
@@ -242,10 +234,14 @@ def own_rate(points: Sequence[Point]) -> str:
     return " Each arm is at the learning rate that was best for it on the validation images."
 
 
-def value_text(key: str, value: Any) -> str:
-    """A value along the axis: a fraction as per cent."""
-    if key.endswith("fraction") and isinstance(value, int | float):
-        return f"{100 * value:.4g} %"
-    if isinstance(value, list | tuple):
-        return " × ".join(map(str, value))
-    return short_number(value) if isinstance(value, float) else str(value)
+def otherwise(findings: Findings) -> str:
+    """The sentence about arms that are compared with another one than the reference; none where there is none."""
+    study = findings.study
+    said = compared_otherwise(study, findings.answer)
+    return f" Arms are compared with {named(study.reference)}{said}." if said else ""
+
+
+def to_reference(findings: Findings, longest: int) -> str:
+    """What a title of differences says after the word: to which arm, in lines, if they all are to one."""
+    study = findings.study
+    return "" if compared_otherwise(study, findings.answer) else f" to {wrapped(study.reference, longest)}"
