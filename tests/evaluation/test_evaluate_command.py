@@ -9,6 +9,7 @@ from small_examples import make_folder, make_model
 import vitrail
 from vitrail.cli import main
 from vitrail.data import cache
+from vitrail.recipes import files
 from vitrail.recipes.recipe import Data
 
 
@@ -167,6 +168,18 @@ def test_a_probe_leaves_bad_images_out_on_request(run, model, damaged):
     found = json.loads(out)["models"][0]
     assert (found["train_images"], found["test_images"]) == (11, 13)
     assert "1 of 12 images" in err
+
+
+def test_images_that_training_left_aside_are_told_of(run, model, images, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "model").rename(tmp_path / "run" / "model")
+    for fraction in (0.5, 1.0):
+        recipe = files.from_dict({"epochs": 1, "data": {"source": str(tmp_path / images), "fraction": fraction}})
+        files.save(recipe, tmp_path / "run" / "recipe.yaml")
+        for arguments, told in ((["--split", "train"], fraction < 1), ([], False)):
+            code, _, err = run("evaluate", "run/model", images, *arguments)
+            assert code == 0
+            assert ("data.fraction 0.5" in err) == told
 
 
 def test_probe_puts_models_side_by_side(run, model, images):

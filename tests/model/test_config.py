@@ -64,6 +64,8 @@ def test_every_variant_can_be_built() -> None:
         ({"position": "rotary2d", "position_site": "stem"}, "is stem, where rotary2d positions have shared or null"),
         ({"position": "none", "position_site": "stem"}, "is stem, where none positions have null"),
         ({"stem": "hybrid", "patch_size": 24, "image_size": 48}, "patch size divisible by 16, not 24"),
+        ({"stem_width": 32}, "model.stem_width 32 needs the conv or the hybrid stem, not linear: leave it out"),
+        ({"stem": "conv", "stem_layers": (1, 1)}, r"model.stem_layers \[1, 1\] needs the hybrid stem, not conv"),
         ({"stem_root": "smal"}, "model.stem_root is 'smal': did you mean small"),
         ({"stem_root": "small"}, "model.stem_root small needs the hybrid stem, not linear"),
         ({"stem": "hybrid", "stem_width": 9}, "model.stem_width is 9: it must be an even number, at least 2"),
@@ -87,6 +89,12 @@ def test_an_unknown_variant_or_field_names_the_nearest() -> None:
         variant("s/16")
     with pytest.raises(UserError, match="did you mean patch_size"):
         variant("S/16", patchsize=8)
+
+
+def test_a_hybrids_name_with_another_stem_has_no_units() -> None:
+    assert variant("R26+S/32", stem="linear") == variant("S/32")
+    with pytest.raises(UserError, match="stem_layers"):
+        variant("R26+S/32", stem="linear", stem_layers=[1])
 
 
 def test_a_variant_refuses_a_patch_size_that_is_no_number() -> None:

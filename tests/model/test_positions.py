@@ -3,8 +3,10 @@
 import math
 from collections import OrderedDict
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from vitrail.errors import UserError
 from vitrail.model import ViT, ViTConfig
@@ -163,6 +165,17 @@ def test_a_single_column_is_interpolated_like_a_single_row(method: str) -> None:
     column = resize_positions(image.transpose(1, 2).reshape(1, 20, 3), (4, 5), (7, 1), method=method)
     torch.testing.assert_close(column, row)
     assert row.std() > 0.1
+
+
+@pytest.mark.parametrize("new", [(7, 1), (2, 1), (1, 7), (1, 1), (5, 3)])
+def test_antialiased_bicubic_is_pillows_resize_down_to_a_single_column(new: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    table = torch.randn(1, 4 * 6, 2)
+    ours = resize_positions(table, (4, 6), new, method="bicubic_antialias").reshape(*new, 2)
+    for channel in range(2):
+        image = Image.fromarray(table[0, :, channel].reshape(4, 6).numpy())
+        theirs = np.asarray(image.resize((new[1], new[0]), Image.Resampling.BICUBIC))
+        torch.testing.assert_close(ours[..., channel], torch.from_numpy(theirs.copy()), atol=1e-5, rtol=0)
 
 
 def test_equal_token_counts_of_different_grids_are_not_the_same() -> None:

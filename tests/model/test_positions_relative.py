@@ -97,6 +97,40 @@ def test_biases_are_timms(size: tuple[int, int], prefix: int) -> None:
     torch.testing.assert_close(ours, theirs.get_bias(), rtol=0, atol=0)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("site", ["layers", "shared"])
+def test_a_model_with_biases_is_timms_beit(site: str) -> None:
+    beit = pytest.importorskip("timm.models.beit")
+    theirs = beit.Beit(
+        img_size=(12, 20),
+        patch_size=4,
+        num_classes=3,
+        global_pool="token",
+        embed_dim=16,
+        depth=2,
+        num_heads=2,
+        mlp_ratio=1.5,
+        init_values=None,
+        use_abs_pos_emb=False,
+        use_rel_pos_bias=site == "layers",
+        use_shared_rel_pos_bias=site == "shared",
+    ).eval()
+    ours = randomised(small(position="relative_bias", position_site=site))
+    state = dict(ours.state_dict())
+    for i in range(2):
+        q, k, v = state.pop(f"blocks.{i}.attn.qkv.bias").chunk(3)
+        k.zero_()  # BEiT's keys have no bias
+        state |= {f"blocks.{i}.attn.q_bias": q, f"blocks.{i}.attn.v_bias": v}
+    for name in [name for name in state if name.endswith("pos_embed")]:
+        layer = name.replace("pos_embed", "attn" if site == "layers" else "rel_pos_bias")
+        state[f"{layer}.relative_position_bias_table"] = state.pop(name)
+    theirs.load_state_dict(state)
+    images = torch.randn(2, 3, 12, 20)
+    expected = theirs(images)
+    assert expected.std() > 0.1
+    torch.testing.assert_close(ours(images), expected, atol=1e-5, rtol=1e-5)
+
+
 # --- at another grid
 
 
@@ -148,6 +182,15 @@ def test_raster_offsets_of_one_row_lose_nothing() -> None:
     line = F.interpolate(table.T[None], 15, mode="linear", align_corners=True)[0].T
     torch.testing.assert_close(resized, line)
     assert resize_raster_offsets(table, (1, 5), (1, 5), method="bicubic") is table
+
+
+def test_a_table_in_half_precision_is_weighed_in_single() -> None:
+    torch.manual_seed(0)
+    table = torch.randn(2 * 20 * 20 - 1, 3).bfloat16()
+    resized = resize_raster_offsets(table, (20, 20), (30, 25), method="bicubic")
+    exact = resize_raster_offsets(table.float(), (20, 20), (30, 25), method="bicubic")
+    assert resized.dtype == torch.bfloat16
+    torch.testing.assert_close(resized, exact.bfloat16(), rtol=0, atol=0)
 
 
 def test_relative_positions_have_no_place_at_the_stem() -> None:

@@ -122,6 +122,19 @@ def test_kernels_are_standardised_as_the_equation_says() -> None:
     torch.testing.assert_close(conv(images).double(), F.conv2d(images.double(), expected, padding=1), atol=1e-5, rtol=0)
 
 
+@torch.no_grad()
+def test_the_small_stem_is_one_standardised_convolution_that_leaves_the_size() -> None:
+    torch.manual_seed(10)
+    model = ResNet(small(stem="small", image_size=(9, 12))).eval()
+    randomise(model)
+    kernels = model.stem.conv.weight.double()
+    assert kernels.shape == (64, 3, 3, 3)
+    deviation, mean = torch.std_mean(kernels, dim=(1, 2, 3), correction=0, keepdim=True)
+    images = torch.randn(2, 3, 9, 12)
+    expected = F.conv2d(images.double(), (kernels - mean) / deviation, padding=1)
+    torch.testing.assert_close(model.stem(images).double(), expected, atol=1e-5, rtol=0)
+
+
 @pytest.mark.parametrize(("stem", "step"), [("large", 4), ("small", 1)])
 @torch.no_grad()
 def test_a_thing_that_moves_moves_in_the_feature_map_and_leaves_the_features(stem: str, step: int) -> None:
@@ -303,7 +316,7 @@ def test_a_backbones_shape_is_known_before_it_is_built() -> None:
 
 def test_a_norm_has_32_groups_or_as_many_as_leave_two_channels_each() -> None:
     assert {norm_groups(64 * factor) for factor in range(1, 20)} == {32}
-    assert [norm_groups(channels) for channels in (2, 6, 8, 16, 24, 32, 48, 96)] == [1, 1, 4, 8, 4, 16, 8, 16]
+    assert [norm_groups(channels) for channels in (2, 6, 8, 16, 24, 32, 48, 96)] == [1, 2, 4, 8, 8, 16, 16, 32]
     model = ResNet(small(layers=(1, 1), root_width=16))
     groups = [(m.num_groups, m.num_channels) for m in model.modules() if isinstance(m, nn.GroupNorm)]
     assert groups[:3] == [(8, 16), (8, 16), (8, 16)]
@@ -317,9 +330,12 @@ def test_a_narrow_network_is_the_published_one_with_fewer_channels() -> None:
     stages = model(torch.randn(2, 3, 12, 12), collect=("stages",))["stages"]
     assert [tuple(stage.shape) for stage in stages] == [(2, 64, 12, 12), (2, 128, 6, 6)]
     assert (config.root_channels, config.width, config.stride) == (16, 128, 2)
-    wide = ResNet(small(layers=(1, 1), root_width=128)).state_dict()
-    twice = ResNet(small(layers=(1, 1), width_factor=2)).state_dict()
-    assert {name: tensor.shape for name, tensor in wide.items()} == {name: t.shape for name, t in twice.items()}
+    wide = ResNet(small(layers=(1, 1), root_width=128)).eval()
+    twice = ResNet(small(layers=(1, 1), width_factor=2)).eval()
+    randomise(wide)
+    twice.load_state_dict(wide.state_dict())
+    images = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(twice(images), wide(images), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("layers", [(), (1,), (2, 1)])

@@ -45,6 +45,15 @@ ALTERNATIVES = [
     {"pool": "avg", "final_norm": "none", "patch_norm": True},
     {"distilled": True},
     {"stem": "hybrid", "stem_layers": (1, 1)},
+    {"stem": "hybrid", "stem_layers": (1,), "stem_root": "small", "stem_width": 8},
+    {"position": "learned", "position_site": "layers", "registers": 1},
+    {"position": "learned2d"},
+    {"position": "learned2d", "position_site": "shared", "pool": "avg", "class_token": False},
+    {"position": "sincos2d", "position_site": "shared"},
+    {"position": "relative", "qk_norm": True},
+    {"position": "relative", "position_site": "shared", "pool": "avg", "class_token": False},
+    {"position": "relative_bias", "head_width": 16},
+    {"position": "relative_bias", "position_site": "shared", "registers": 2, "prefix_positions": False},
 ]
 
 
@@ -138,7 +147,13 @@ def test_initial_values_have_the_papers_sizes() -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"pool": "map", "registers": 2, "drop_path": 0.1, "dropout": 0.1}, {"stem": "conv"}]
+    "changes",
+    [
+        {"pool": "map", "registers": 2, "drop_path": 0.1, "dropout": 0.1},
+        {"stem": "conv"},
+        pytest.param({"position": "relative"}, marks=pytest.mark.slow),
+        pytest.param({"position": "relative_bias", "position_site": "shared"}, marks=pytest.mark.slow),
+    ],
 )
 def test_it_compiles_as_one_graph(changes: dict[str, object]) -> None:
     torch.manual_seed(5)

@@ -33,6 +33,9 @@ def test_a_start_model_digits_and_a_million_images_have_their_own(tmp_path: Path
     assert choose(large, source="large", init=None, named_variant=False).recipe == (
         files.changed(files.load("imagenet"), {"image_size": None})
     )
+    for named in (False, True):  # a ResNet may be what is named
+        reasons = choose(large, source="large", init=None, named_variant=named).reasons
+        assert any("plain ViT" in reason for reason in reasons) != named
 
 
 @pytest.mark.parametrize(

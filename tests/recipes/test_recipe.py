@@ -72,6 +72,21 @@ def test_naming_a_model_of_the_other_kind_takes_away_what_it_does_not_have() -> 
     assert files.load("digits").architecture(classes=10).channels == 1
 
 
+@pytest.mark.parametrize("name", files.shipped())
+def test_every_shipped_recipe_trains_a_resnet_that_is_named(name: str) -> None:
+    """A recipe's own dropout goes with the Vision Transformer that it was meant for; a person's is refused."""
+    own = files.load(name)
+    recipe = files.changed(own, {"model.variant": "R50x1"})
+    assert recipe.architecture(classes=3, image_size=(64, 64)).layers == (3, 4, 6, 3)
+    assert recipe.regularization.drop_path == own.regularization.drop_path
+    for key in ("dropout", "attention_dropout"):
+        asked = files.changed(own, {"model.variant": "R50x1", f"regularization.{key}": 0.1})
+        with pytest.raises(UserError, match=f"regularization.{key}: R50x1 is a ResNet"):
+            asked.architecture(classes=3, image_size=(64, 64))
+    vit = files.changed(own, {"model.variant": "S/16"})
+    assert vit.regularization == own.regularization
+
+
 def test_keys_that_two_kinds_of_model_share_say_what_they_mean_to_each() -> None:
     keys = documented_keys()
     assert "hybrid (a ResNet-v2 first); of a ResNet: large (7x7" in keys["model.stem"][1]
@@ -84,8 +99,14 @@ def test_keys_that_two_kinds_of_model_share_say_what_they_mean_to_each() -> None
     [
         (
             {"model.layers": [1]},
-            "model.layers: S/16 is a Vision Transformer, which has no such choice; R50x1, a ResNet",
+            "model.layers: a choice of ResNets, and none is named: name --model R50x1, or leave it out",
         ),
+        (
+            {"model.variant": "Ti/16", "model.layers": [1]},
+            "model.layers: Ti/16 is a Vision Transformer, which has no such choice; R50x1, a ResNet",
+        ),
+        ({"model.stem": "small"}, "model.stem=small: a choice of ResNets, and none is named: name --model R50x1"),
+        ({"model.variant": "B/16", "model.stem": "large"}, "model.stem=large: B/16 is a Vision Transformer"),
         ({"model.variant": "R50x1", "model.pool": "map"}, "model.pool: R50x1 is a ResNet, which has no such choice"),
         ({"model.variant": "R50x1", "model.layer": [1]}, "did you mean layers"),
         ({"optimizer.lrr": 1}, "unknown key 'optimizer.lrr': did you mean lr?"),

@@ -15,7 +15,7 @@ from safetensors import safe_open
 import vitrail
 from positions_cases import PLACED
 from vitrail.errors import UserError
-from vitrail.model import ViT
+from vitrail.model import ResNet, ResNetConfig, ViT
 from vitrail.weights import convert, load, read
 from vitrail.weights.formats import formats, origins
 
@@ -79,6 +79,35 @@ def test_positions_that_an_origin_lacks_are_refused_by_their_name(make_model: Ma
                 assert kind in reason, known.name
                 asked.add(known.origin)
     assert asked >= set(origins()) - ({"timm"} if kind == "rotary2d" else set())
+
+
+@pytest.mark.parametrize("changes", [{}, {"classes": 0}, {"prefix_positions": False}])
+def test_no_positions_and_learned_rows_and_columns_are_refused_with_a_way_out(make_model: Make, changes: dict) -> None:
+    none, learned2d = (make_model(image_size=(32, 32), position=kind, **changes) for kind in ("none", "learned2d"))
+    for origin in ("torchvision", "facebook"):
+        if changes.get("classes") != 0:
+            with pytest.raises(UserError, match="that it has no positions .timm and transformers take that"):
+                convert(none, origin, Path("never.safetensors"))
+            with pytest.raises(UserError, match="its learned2d positions .one trained with model.position=learned"):
+                convert(learned2d, origin, Path("never.safetensors"))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("origin", "name"), [("google", "m.npz"), ("transformers", "m")])
+@pytest.mark.parametrize("changes", [{"root_width": 128}, {"root_width": 32, "width_factor": 2}])
+def test_a_resnets_width_counts_and_not_how_it_is_written(
+    tmp_path: Path, origin: str, name: str, changes: dict
+) -> None:
+    torch.manual_seed(0)
+    model = ResNet(ResNetConfig(image_size=(32, 32), layers=(1, 1), classes=4, **changes)).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    convert(model, origin, tmp_path / name)
+    images = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(load(tmp_path / name)(images), model(images), rtol=0, atol=0)
+    narrow = ResNet(model.config.with_changes(root_width=16, width_factor=3))
+    with pytest.raises(UserError, match="its root of 48 channels .BiT: a multiple of 64"):
+        convert(narrow, origin, tmp_path / f"narrow-{name}")
 
 
 def test_others_see_the_tensors_alone(tmp_path: Path, make_model: Make) -> None:

@@ -382,7 +382,7 @@ def test_relative_positions_are_refused_as_left_over(tmp_path: Path) -> None:
         ({"stem": "conv"}, "its stem of 'conv'"),
         ({"pool": "avg"}, "its pool avg with final_norm tokens"),
         ({"activation": "relu"}, "its activation of 'relu'"),
-        ({"position": "none"}, "its none positions"),
+        ({"position": "none"}, "that it has no positions"),
         ({"class_token": False, "pool": "avg"}, "its class_token of False"),
         ({"registers": 2, "classes": 3}, "its registers of 2"),
         ({"heads": 2, "head_width": 16}, "add up to 32"),

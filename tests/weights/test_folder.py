@@ -12,7 +12,9 @@ import vitrail
 from positions_cases import PLACED
 from vitrail.errors import UserError
 from vitrail.model import ViT
+from vitrail.model.config import POSITION_SITES
 from vitrail.weights import load_folder, read
+from vitrail.weights.card import architecture
 from vitrail.weights.folder import sha256
 
 Make = Callable[..., ViT]
@@ -211,6 +213,17 @@ def test_the_card_says_what_the_model_is_and_where_it_opens(tmp_path: Path, make
     assert "timm does not open this folder (its conv stem)" in card
     assert "local-dir" not in card
     assert "architecture" not in json.loads((tmp_path / "conv" / "config.json").read_text())
+
+
+@pytest.mark.parametrize("kind", POSITION_SITES)
+def test_the_card_names_the_place_of_positions_where_it_is_not_the_usual(make_model: Make, kind: str) -> None:
+    usual = architecture(make_model(position=kind).config)
+    for site in POSITION_SITES[kind]:
+        words = architecture(make_model(position=kind, position_site=site).config)
+        if site == POSITION_SITES[kind][0]:
+            assert words == usual
+        else:
+            assert {"layers": "positions in each block", "shared": " shared by the blocks"}[site] in words
 
 
 def test_a_configuration_is_read_without_the_weights(tmp_path: Path, make_model: Make) -> None:

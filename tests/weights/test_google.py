@@ -378,7 +378,7 @@ def test_what_google_has_no_equal_of_is_refused_by_name(tmp_path: Path, changes:
 
 
 @pytest.mark.parametrize(
-    ("choice", "reason"), [({"stem": "small"}, "its small stem"), ({"root_width": 32}, "its root_width of 32")]
+    ("choice", "reason"), [({"stem": "small"}, "its small stem"), ({"root_width": 32}, "its root of 32 channels")]
 )
 def test_a_resnet_with_the_small_stem_or_another_root_has_no_equal(
     tmp_path: Path, choice: dict[str, Any], reason: str

@@ -98,6 +98,45 @@ def test_fixed_positions_are_computed_for_the_new_grid(make_model: Make) -> None
     assert any("computed" in note for note in notes)
 
 
+@pytest.mark.parametrize("size", [(32, 48), (48, 48)])
+@pytest.mark.parametrize("learned", ["learned", "learned2d"])
+def test_what_was_learned_does_not_stand_in_for_sines_and_cosines(
+    make_model: Make, learned: str, size: tuple[int, int]
+) -> None:
+    source = make_model(position=learned)
+    config = source.config.with_changes(position="sincos2d", image_size=size)
+    model, notes = start_from(config, source)
+    torch.testing.assert_close(model.pos_embed, ViT(config).pos_embed, rtol=0, atol=0)
+    assert any("position embedding computed" in note for note in notes)
+    assert f"model.position was {learned} in the start model and is sincos2d now" in notes
+    # and the other way round a learned table may start from them
+    back, notes = start_from(model.config.with_changes(position="learned", image_size=(32, 48)), model)
+    assert back.pos_embed.requires_grad
+    assert any("interpolated" in note for note in notes) == (size == (48, 48))
+
+
+@pytest.mark.parametrize("prefix_positions", [True, False])
+def test_fixed_rows_for_the_prefix_come_and_go(make_model: Make, prefix_positions: bool) -> None:
+    source = make_model(position="sincos2d", prefix_positions=prefix_positions)
+    config = source.config.with_changes(prefix_positions=not prefix_positions)
+    model, _ = start_from(config, source)
+    images = torch.randn(2, 3, 32, 48)
+    torch.testing.assert_close(model.eval().features(images), source.features(images))
+
+
+@torch.no_grad()
+def test_positions_of_the_stem_can_come_in_at_every_block(make_model: Make) -> None:
+    source = make_model()
+    config = source.config.with_changes(position_site="shared")
+    model, notes = start_from(config, source)
+    assert "model.position_site was stem in the start model and is shared now" in notes
+    torch.testing.assert_close(model.pos_embed, source.pos_embed, rtol=0, atol=0)
+    images = torch.randn(2, 3, 32, 48)
+    assert not torch.allclose(model.eval().features(images), source.features(images), atol=1e-2)
+    _, notes = start_from(source.config.with_changes(position_site="stem"), source)
+    assert not any("position_site" in note for note in notes)  # the usual place by its name is no change
+
+
 @torch.no_grad()
 @pytest.mark.parametrize(("kind", "site"), PLACED)
 def test_fine_tuning_starts_as_the_model_answers_at_the_new_size(make_model: Make, kind: str, site: str) -> None:
@@ -114,7 +153,7 @@ def test_fine_tuning_starts_as_the_model_answers_at_the_new_size(make_model: Mak
 def test_another_kind_of_positions_is_refused_by_name(make_model: Make) -> None:
     source = make_model()
     for changes in ({"position": "relative"}, {"position": "learned2d"}, {"position_site": "layers"}):
-        with pytest.raises(UserError, match="do not fit"):
+        with pytest.raises(UserError, match="do not fit.*pos_embed"):
             start_from(source.config.with_changes(image_size=(48, 32), **changes), source)
 
 

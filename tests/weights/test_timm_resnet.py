@@ -13,6 +13,7 @@ from vitrail.errors import UserError
 from vitrail.model import ResNet, ResNetConfig, ViT
 from vitrail.weights.convert import convert
 from vitrail.weights.formats.timm import no_equal
+from vitrail.weights.formats.timm.resnet import describe
 
 Make = Callable[..., ViT]
 SLOW = pytest.mark.slow
@@ -95,8 +96,9 @@ def test_our_resnet_gives_the_same_logits_in_timm(tmp_path: Path) -> None:
     [
         ({"layers": (1, 1), "stem": "small"}, "its small stem"),
         ({"layers": (1, 1)}, "its ResNet of 1-1 units a stage at width factor 1"),
-        ({"layers": (3, 4, 6, 3), "root_width": 32}, "its root_width of 32"),
+        ({"layers": (3, 4, 6, 3), "root_width": 32}, "its root of 32 channels"),
         ({"width_factor": 2}, "its ResNet of 3-4-6-3 units a stage at width factor 2"),
+        ({"root_width": 128}, "its ResNet of 3-4-6-3 units a stage at width factor 2"),
     ],
 )
 def test_a_resnet_that_timm_does_not_register_has_no_equal(tmp_path: Path, changes: dict, reason: str) -> None:
@@ -105,6 +107,13 @@ def test_a_resnet_that_timm_does_not_register_has_no_equal(tmp_path: Path, chang
     if config.layers == (1, 1) and config.stem == "small":
         with pytest.raises(UserError, match=reason):
             convert(ResNet(config), "timm", tmp_path / "out")
+
+
+def test_the_width_counts_and_not_how_it_is_written() -> None:
+    for changes in ({"width_factor": 3}, {"root_width": 192}, {"root_width": 32, "width_factor": 6}):
+        config = ResNetConfig(**changes)
+        assert no_equal(config) is None
+        assert describe(config)[0] == "resnetv2_50x3_bit"
 
 
 def test_a_resnet_that_pools_otherwise_is_refused_by_its_key(tmp_path: Path) -> None:

@@ -155,6 +155,11 @@ def _samples(
         note("the model has no class names: its outputs are taken for the data's classes in their order")
     if split is None and own and name == "val":
         note(f"the model was trained on {data}: the {len(samples):,} images that training held out are evaluated")
+    if own and recipe is not None and recipe.data.fraction < 1 and "train" in (name, calibrate_on):
+        note(
+            f"the model was trained on a share of the train images alone (data.fraction {recipe.data.fraction:g}): "
+            "train here is all of them, seen and unseen"
+        )
     if split is None and name == "train":
         name = "all"
         note(

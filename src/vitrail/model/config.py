@@ -114,7 +114,9 @@ class ViTConfig:
         default=None,
     )
     prefix_positions: bool = doc(
-        "the position table (learned, sincos2d, relative_bias) has rows for class token and registers too", default=True
+        "the position table (learned, sincos2d, relative_bias) has rows for class token and registers too; other kinds have "
+        "none for them either way",
+        default=True,
     )
     position_interpolation: str = doc(
         "how learned positions reach another grid: bicubic_antialias (timm), bicubic (transformers, DINO), "
@@ -132,7 +134,11 @@ class ViTConfig:
     qkv_bias: bool = doc("bias on queries, keys and values", default=True)
     qk_norm: bool = doc("a norm over each head's queries and keys", default=False)
     layer_scale: float | None = doc("initial LayerScale (Touvron et al., 2021); null for none", default=None)
-    dropout: float = doc("dropout after dense layers (not qkv) and after adding positions", default=0.0)
+    dropout: float = doc(
+        "dropout after dense layers (not qkv), and on the tokens before the first block; positions that come in at the "
+        "stem are among them, those added in the blocks are not dropped",
+        default=0.0,
+    )
     attention_dropout: float = doc("dropout on the attention weights", default=0.0)
     drop_path: float = doc("stochastic depth of the last block, rising linearly from 0 at the first", default=0.0)
 
@@ -272,6 +278,14 @@ class ViTConfig:
             )
         if self.patch_norm and self.stem != "linear":
             raise UserError(f"model.patch_norm needs the linear stem, not {self.stem}")
+        if self.stem_width is not None and self.stem == "linear":
+            raise UserError(
+                f"model.stem_width {self.stem_width} needs the conv or the hybrid stem, not linear: leave it out"
+            )
+        if self.stem_layers != ViTConfig.stem_layers and self.stem != "hybrid":
+            raise UserError(
+                f"model.stem_layers {list(self.stem_layers)} needs the hybrid stem, not {self.stem}: leave it out"
+            )
         if self.stem_root != "large" and self.stem != "hybrid":
             raise UserError(f"model.stem_root {self.stem_root} needs the hybrid stem, not {self.stem}")
         if self.stem == "hybrid" and self.patch_size % self.backbone.stride:

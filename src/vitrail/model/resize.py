@@ -113,12 +113,13 @@ def resize_raster_offsets(table: Tensor, grid: tuple[int, int], new_grid: tuple[
     if grid == new_grid:
         return table
     (h, w), places = new_grid, _raster_offsets(new_grid, table.device)
-    image = resize_offsets(table[_raster_offsets(grid, table.device)], grid, new_grid, method=method)
+    # in float32, as half precision would not even count many pairs; the answer has the table's type again
+    image = resize_offsets(table.float()[_raster_offsets(grid, table.device)], grid, new_grid, method=method)
     rows, columns = (side - torch.arange(1 - side, side, device=table.device).abs() for side in (h, w))
     pairs = (rows[:, None] * columns).flatten().to(image.dtype)
     totals = pairs.new_zeros(2 * h * w - 1).index_add(0, places, pairs)
     sums = image.new_zeros(2 * h * w - 1, image.shape[1]).index_add(0, places, image * pairs[:, None])
-    return sums / totals[:, None]
+    return (sums / totals[:, None]).to(table.dtype)
 
 
 def _raster_offsets(grid: tuple[int, int], device: torch.device) -> Tensor:

@@ -137,7 +137,8 @@ def norm_groups(channels: int) -> int:
 
     With one channel to a group, a feature map of one position would become 0 whatever it shows.
     """
-    return gcd(32, channels // 2)
+    groups = gcd(32, channels)
+    return groups if channels >= 2 * groups else groups // 2
 
 
 def backbone_stride(layers: tuple[int, ...], root: str = "large") -> int:

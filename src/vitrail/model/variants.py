@@ -69,6 +69,8 @@ def variant(name: str, **changes: Any) -> ViTConfig:
     else:
         raise UserError(f"unknown variant {name!r}: {did_you_mean(name, [*VARIANTS, *RESNETS])}")
     refuse_unknown(ViTConfig, changes)
+    if changes.get("stem", "hybrid") != "hybrid":
+        values.pop("stem_layers", None)  # a hybrid's own, which another stem has no use for
     values |= changes
     p = max(1, as_type("patch_size", values["patch_size"], int))
     values.setdefault("image_size", (max(p, 224 // p * p),) * 2)

@@ -43,7 +43,8 @@ def choose(data: Dataset, *, source: str, init: str | None, named_variant: bool,
     if source == "digits" and not named_variant:
         return Choice(files.load("digits"), ("recipe digits: made for the built-in 8x8 images",))
     if n >= PLENTY:
-        reason = f"recipe imagenet: {n:,} images are enough for a plain ViT from scratch"
+        model = "to train" if named_variant else "for a plain ViT"
+        reason = f"recipe imagenet: {n:,} images are enough {model} from scratch"
         # its 224 pixels suit photographs; what suits these images is for give_size to say
         return Choice(files.changed(files.load("imagenet"), {"image_size": None}), (reason,))
     reasons = [f"recipe small: {n:,} images and no start model (--init would do better, if there is one)"]

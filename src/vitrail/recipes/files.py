@@ -14,6 +14,7 @@ import yaml
 from pydantic import ValidationError
 
 from vitrail.errors import UserError, did_you_mean
+from vitrail.model import is_resnet
 from vitrail.recipes.recipe import MODEL_KEYS, Recipe, kept_with, known_keys
 
 
@@ -57,12 +58,16 @@ def changed(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
     """A copy with values changed by their paths: ``{"optimizer.lr": 3e-4, "model.pool": "avg"}``.
 
     Giving ``epochs`` takes ``steps`` away, and the reverse; so do the two lengths of the warm-up. Naming a variant takes
-    away the recipe's own sizes and stem, and what a model of that kind does not have, but not its pooling or positions.
+    away the recipe's own sizes and stem, and what a model of that kind does not have (pooling and positions, and dropout,
+    of a ResNet), but not its other choices.
     """
     values = recipe.model_dump()
     if "model.variant" in changes:
         named = str(changes["model.variant"])
         values["model"] = {key: value for key, value in values["model"].items() if kept_with(named, key)}
+        if is_resnet(named):
+            # the recipe's own; a person's comes below, and is refused
+            values["regularization"] |= {"dropout": 0.0, "attention_dropout": 0.0}
     for path, value in changes.items():
         group, keys = values, path.split(".")
         for depth, key in enumerate(keys):

@@ -8,7 +8,7 @@ from vitrail.errors import UserError, did_you_mean
 from vitrail.model import ModelConfig, is_resnet, model_variant
 from vitrail.model.config import documented_fields
 from vitrail.model.fields import descriptions
-from vitrail.model.resnet_config import ResNetConfig
+from vitrail.model.resnet_config import ROOTS, ResNetConfig
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
@@ -82,7 +82,7 @@ class Mixup(Group):
 
 
 class Regularization(Group):
-    dropout: Probability = Field(0.0, description="dropout after dense layers and positions")
+    dropout: Probability = Field(0.0, description="dropout after dense layers and on the tokens before the first block")
     attention_dropout: Probability = Field(0.0, description="dropout on the attention weights")
     drop_path: Probability = Field(0.0, description="stochastic depth of the last block, rising from 0 at the first")
     label_smoothing: Probability = Field(0.0, description="share of the target that is spread over all classes")
@@ -101,6 +101,9 @@ class Data(Group):
     )
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
         0.1, description="share of the training images held out where the data has no val of its own"
+    )
+    test_fraction: Probability = Field(
+        0.0, description="share of the training images held out for the final evaluation where the data has no test"
     )
     fraction: Annotated[float, Field(gt=0, le=1)] = Field(
         1.0,
@@ -181,9 +184,12 @@ class Recipe(Group):
 
     def _check_kind(self) -> None:
         """Refuse keys that the kind of model that the variant is does not have."""
+        resnet, named = is_resnet(self.variant), self.variant if "variant" in self.model else None
         for key in self.model:
             if not has_key(self.variant, key):
-                raise ValueError(no_such_choice(key, self.variant, resnet=is_resnet(self.variant)))
+                raise ValueError(no_such_choice(key, named, resnet=resnet))
+        if not resnet and self.model.get("stem") in ROOTS:
+            raise ValueError(no_such_choice("stem", named, resnet=False, value=str(self.model["stem"])))
 
     @property
     def variant(self) -> str:
@@ -246,11 +252,21 @@ def kept_with(variant: str, key: str) -> bool:
     return key not in VARIANT_KEYS and has_key(variant, key)
 
 
-def no_such_choice(key: str, name: str, *, resnet: bool) -> str:
-    """Words for a key of ``model`` that the variant or the model of this name does not have."""
+def no_such_choice(key: str, name: str | None, *, resnet: bool, value: str | None = None) -> str:
+    """Words for a key of ``model``, or a value of it, that the variant or the model of this name does not have.
+
+    Args:
+        key: such as ``layers``.
+        name: None where the person named no variant.
+        resnet: whether it is a ResNet.
+        value: None where it has no such key at all.
+    """
+    choice = f"model.{key}" if value is None else f"model.{key}={value}"
     if resnet:
-        return f"model.{key}: {name} is a ResNet, which has no such choice"
-    return f"model.{key}: {name} is a Vision Transformer, which has no such choice; R50x1, a ResNet, has"
+        return f"{choice}: {name} is a ResNet, which has no such choice"
+    if name is None:
+        return f"{choice}: a choice of ResNets, and none is named: name --model R50x1, or leave it out"
+    return f"{choice}: {name} is a Vision Transformer, which has no such choice; R50x1, a ResNet, has"
 
 
 def documented_keys() -> dict[str, tuple[Any, str]]:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from vitrail.model import RESNETS, VARIANTS, ModelConfig, ResNetConfig, ViTConfig
+from vitrail.model.config import POSITION_SITES
 from vitrail.model.cost import Cost, readable
 from vitrail.model.resnet_config import ROOT_WIDTH
 from vitrail.weights.formats import timm
@@ -63,7 +64,8 @@ _POSITIONS = {
     "rotary2d": "rotary 2-D positions",
     "none": "no positions",
 }
-_SITES = {"stem": "", "layers": " in each block", "shared": " shared by the blocks"}
+# said where it is not the usual place of the kind
+_SITES = {"stem": "at the stem", "layers": "in each block", "shared": "shared by the blocks"}
 
 
 def architecture(config: ModelConfig) -> str:
@@ -89,7 +91,8 @@ def architecture(config: ModelConfig) -> str:
     if config.registers:
         words.append(f"{config.registers} registers")
     if config.position != "learned" or config.site != "stem":
-        words.append(_POSITIONS[config.position] + _SITES[config.position_site or "stem"])
+        usual = config.site in (None, *POSITION_SITES[config.position][:1])
+        words.append(_POSITIONS[config.position] + ("" if usual else f" {_SITES[config.site or 'stem']}"))
     switches = {
         "distillation token": config.distilled,
         "norms around the patches": config.patch_norm,

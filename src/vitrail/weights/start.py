@@ -72,18 +72,33 @@ def start_from(
 
 
 def _fit_positions(state: dict[str, Tensor], old: ViTConfig, new: ViTConfig) -> list[str]:
-    """Bring every table of positions, of the model or of its blocks, to the new grid."""
+    """Bring every table of positions, of the model or of its blocks, to the new grid; compute a fixed one."""
+    if new.position == "sincos2d":
+        return _compute_positions(state, old, new)
     tables = [key for key in state if key.rpartition(".")[2] == "pos_embed"]
-    alike = old.position == new.position or {old.position, new.position} == {"learned", "sincos2d"}
+    alike = old.position == new.position or (old.position, new.position) == ("sincos2d", "learned")
     if not tables or old.grid == new.grid or not alike:
         return []
     kind = KINDS[new.position]
     for key in tables:
         state[key] = kind.resized(state[key], old, new.grid)
-    how = "computed" if new.position == "sincos2d" else f"interpolated ({old.position_interpolation})"
     what = "position embedding" if len(tables) == 1 else f"position embeddings of {len(tables)} blocks"
+    return [f"{what} interpolated ({old.position_interpolation}) {_grids(old, new)}"]
+
+
+def _compute_positions(state: dict[str, Tensor], old: ViTConfig, new: ViTConfig) -> list[str]:
+    """The table of sines and cosines, unless the start model has the same one: what it learned does not belong there."""
+    if (old.position, old.grid, old.position_shape) == (new.position, new.grid, new.position_shape):
+        return []
+    table = KINDS[new.position].create(new)
+    assert table is not None
+    state["pos_embed"] = table.detach()
+    return [f"position embedding computed {_grids(old, new)}"]
+
+
+def _grids(old: ViTConfig, new: ViTConfig) -> str:
     (h, w), (h2, w2) = old.grid, new.grid
-    return [f"{what} {how} from a grid of {h}x{w} to {h2}x{w2}"]
+    return f"for a grid of {h}x{w}" if old.grid == new.grid else f"from a grid of {h}x{w} to {h2}x{w2}"
 
 
 def _fit_representation(state: dict[str, Tensor], old: ViTConfig, new: ViTConfig) -> list[str]:
@@ -125,7 +140,12 @@ def _changed_function(old: ModelConfig, new: ModelConfig) -> list[str]:
     """What differs beyond size and regularisation, and yet fits the parameters: the person should know."""
     names = [field.name for field in dataclasses.fields(old) if field.name not in _OF_TRAINING]
     return [
-        f"model.{name} was {getattr(old, name)} in the start model and is {getattr(new, name)} now"
+        f"model.{name} was {_choice(old, name)} in the start model and is {_choice(new, name)} now"
         for name in names
-        if getattr(old, name) != getattr(new, name)
+        if getattr(old, name) != getattr(new, name) and _choice(old, name) != _choice(new, name)
     ]
+
+
+def _choice(config: ModelConfig, name: str) -> object:
+    """A field's value; of ``position_site`` the place itself, as null and the usual place's name are the same."""
+    return config.site if isinstance(config, ViTConfig) and name == "position_site" else getattr(config, name)

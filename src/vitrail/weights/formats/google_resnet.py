@@ -62,7 +62,9 @@ def no_equal(config: Any) -> str | None:
         return "it is not a ResNet"
     if config.stem != "large":
         return f"its {config.stem} stem"
-    return f"its root_width of {config.root_width} (BiT: {ROOT_WIDTH})" if config.root_width != ROOT_WIDTH else None
+    if config.root_channels % ROOT_WIDTH:
+        return f"its root of {config.root_channels} channels (BiT: a multiple of {ROOT_WIDTH})"
+    return None
 
 
 def _norm(ours: str, theirs: str) -> list[Entry]:

@@ -45,8 +45,11 @@ def other_root(config: ViTConfig) -> str | None:
 
 def other_positions(config: ViTConfig, known: Collection[str]) -> str | None:
     """Words for a position embedding that an origin lacks, or has only at the usual place."""
+    if config.position == "none" and "none" not in known:
+        return "that it has no positions (timm and transformers take that)"
     if config.position not in known:
-        return f"its {config.position} positions"
+        out = " (one trained with model.position=learned has one)" if config.position == "learned2d" else ""
+        return f"its {config.position} positions{out}"
     if config.position_site not in (None, *POSITION_SITES[config.position][:1]):
         return f"its {config.position} positions in every block, which are added once there, before the first"
     return None

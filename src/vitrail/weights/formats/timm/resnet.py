@@ -53,14 +53,16 @@ def no_equal(config: ResNetConfig) -> str | None:
     """What keeps timm from building this ResNet, in words; None where nothing does."""
     if config.stem != "large":
         return f"its {config.stem} stem"
-    if config.root_width != ROOT_WIDTH:
-        return f"its root_width of {config.root_width} (timm: {ROOT_WIDTH})"
-    if (config.layers, config.width_factor) not in _REGISTERED:
-        units = "-".join(map(str, config.layers))
-        return f"its ResNet of {units} units a stage at width factor {config.width_factor} (timm registers six others)"
+    if config.root_channels % ROOT_WIDTH:
+        return f"its root of {config.root_channels} channels (timm: a multiple of {ROOT_WIDTH})"
+    layers, factor = config.layers, config.root_channels // ROOT_WIDTH
+    if (layers, factor) not in _REGISTERED:
+        units = "-".join(map(str, layers))
+        return f"its ResNet of {units} units a stage at width factor {factor} (timm registers six others)"
     return None
 
 
 def describe(config: ResNetConfig) -> tuple[str, Arguments]:
     """The registered architecture, and what makes the model of it, but for the number of classes."""
-    return _REGISTERED[config.layers, config.width_factor], {"in_chans": config.channels, "global_pool": "avg"}
+    factor = config.root_channels // ROOT_WIDTH
+    return _REGISTERED[config.layers, factor], {"in_chans": config.channels, "global_pool": "avg"}
