@@ -54,6 +54,7 @@ class Setting:
     data: str
     classes: int
     train: int
+    """Images that the reference was trained on, at the last value along the axis."""
     val: int
     reported: int
     reported_split: str

@@ -307,7 +307,7 @@ def _setting(plan: StudyPlan, outcomes: Sequence[Outcome], shares: Sequence[Shar
     return Setting(
         data=plan.source,
         classes=len(own.labels),
-        train=len(own.train or ()),
+        train=plan.reference.size.images,
         val=len(own.val or ()),
         reported=len(own.test or ()),
         reported_split="test",
