@@ -2,7 +2,7 @@
 
     python benchmarks/studies.py [--rounds 3] [--steps 300]
 
-The runs are those of the study `position` on the built-in digits, one seed and one learning rate of each arm, at
+The runs are those of the study `position` on the built-in digits, two seeds and one learning rate of each arm, at
 the given number of steps. The loop calls `vitrail.train` for one run after the other, with torch's own number of threads
 (all cores), and once more with one thread, which is faster for such models where threads wait for each other. The study
 shares the machine out as it always does. Time is from the start of the process to its end, imports and the study's table,
@@ -75,7 +75,8 @@ def one(way: str, folder: str, steps: int) -> None:
     from vitrail.studies.plan import make_plan
     from vitrail.studies.schedule import Schedule
 
-    for job in Schedule(make_plan(study, "digits", changes=changes), Path(folder)):
+    schedule = Schedule(make_plan(study, "digits", changes=changes), Path(folder))
+    for job in iter(schedule.next_job, None):
         vitrail.train(recipes.from_dict(job.recipe), out=job.folder, quiet=True)
 
 
