@@ -75,8 +75,10 @@ def test_a_reader_finds_question_answer_figure_limits_table_method_and_setting_i
     setting = findings.setting
     parts = [
         findings.study.question,
-        *findings.conclusions,
+        findings.conclusions[0],
         figures.caption(findings)[0],
+        "What the numbers say",
+        *findings.conclusions[1:],
         "What the numbers do not say",
         *findings.cautions,
         "Table",
