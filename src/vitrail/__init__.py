@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from vitrail.weights.convert import convert
     from vitrail.weights.folder import save
     from vitrail.weights.load import load
+    from vitrail.weights.resize import resize
 
 _HOME = {
     "Predictor": "vitrail.prediction:Predictor",
@@ -38,6 +39,7 @@ _HOME = {
     "load": "vitrail.weights.load:load",
     "open_data": "vitrail.data.open:open_data",
     "recipe": "vitrail.recipes.files:load",
+    "resize": "vitrail.weights.resize:resize",
     "resnet_variant": "vitrail.model.resnet_config:resnet_variant",
     "save": "vitrail.weights.folder:save",
     "study": "vitrail.studies.run:study",
@@ -59,6 +61,7 @@ __all__ = [
     "load",
     "open_data",
     "recipe",
+    "resize",
     "resnet_variant",
     "save",
     "study",

@@ -101,7 +101,7 @@ def test_rows_and_columns_are_interpolated_each_along_its_one_side() -> None:
     assert resize_axes(table, (4, 6), (4, 6), method="bicubic") is table
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [method for method in METHODS if method != "area"])  # whose means make steps
 def test_a_linear_ramp_stays_linear_inside(method: str) -> None:
     rows = torch.arange(8.0)[:, None].expand(8, 6).reshape(1, 48, 1)
     prefix = torch.tensor([[[100.0], [200.0]]])
@@ -152,8 +152,7 @@ def test_bilinear_with_fixed_corners_is_the_zoom_of_googles_code(new: tuple[int,
     grid = table[0, 1:].reshape(14, 14, 8).double().numpy()
     theirs = torch.from_numpy(zoom(grid, (new[0] / 14, new[1] / 14, 1), order=1)).float().reshape(1, -1, 8)
     ours = resize_positions(table, (14, 14), new, prefix=1, method="bilinear_corners")
-    # torch's coordinates are float32, scipy's float64; values reach 4
-    torch.testing.assert_close(ours[:, 1:], theirs, atol=5e-6, rtol=0)
+    torch.testing.assert_close(ours[:, 1:], theirs, atol=1e-6, rtol=0)
     torch.testing.assert_close(ours[:, :1], table[:, :1], atol=0, rtol=0)
 
 

@@ -8,7 +8,7 @@ Shapes: b batch on this rank, C channels, h w height and width.
 """
 
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from vitrail.data.augment import Augment
 from vitrail.data.decode import ImageError
+from vitrail.data.groups import by_size
 from vitrail.data.policies import apply_policy, train_view
 from vitrail.data.preprocess import Preprocess
 from vitrail.data.randomness import order
@@ -28,18 +29,24 @@ from vitrail.errors import UserError
 class Batch:
     """Images on their way to the model, before `augment.augment_batch` and `Preprocess.normalize`."""
 
-    images: torch.Tensor
-    """uint8 (b, C, h, w)."""
+    groups: tuple[torch.Tensor, ...]
+    """uint8 (b, C, h, w), one for each size; a single one, unless images keep their own aspect ratio."""
     targets: torch.Tensor
-    """int64 (b,); -1 where a sample has no label."""
+    """int64 (b,), in the order of the groups, as are the next two; -1 where a sample has no label."""
     epochs: torch.Tensor
     """int64 (b,), the epoch that each image is drawn for; 0 in evaluation."""
     indices: torch.Tensor
     """int64 (b,), the place of each image in its Samples."""
 
+    @property
+    def images(self) -> torch.Tensor:
+        """The images of a batch in which all are of one size."""
+        (images,) = self.groups
+        return images
+
     def pin_memory(self) -> "Batch":
         """The same in page-locked memory, from which copies to a GPU overlap with its work."""
-        return Batch(self.images.pin_memory(), self.targets, self.epochs, self.indices)
+        return Batch(tuple(group.pin_memory() for group in self.groups), self.targets, self.epochs, self.indices)
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,10 +93,9 @@ class TrainBatches(Dataset[Batch]):
         """This rank's batch of global step ``step``."""
         epochs, indices = self.positions(step)
         if self.cached is not None and not self.augment.per_image:
-            images = self.cached[torch.from_numpy(indices)]
-        else:
-            images = torch.stack([self._view(int(e), int(i)) for e, i in zip(epochs, indices, strict=True)])
-        return _batch(self.samples, images, epochs, indices)
+            return _batch(self.samples, self.cached[torch.from_numpy(indices)], epochs, indices)
+        views = [self._view(int(e), int(i)) for e, i in zip(epochs, indices, strict=True)]
+        return _batch(self.samples, views, epochs, indices)
 
     def positions(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """The epochs (b,) and sample indices (b,) of this rank's images in global step ``step``."""
@@ -128,9 +134,8 @@ class EvalBatches(Dataset[Batch]):
         mine = np.arange(self.rank, len(self.samples), self.world, dtype=np.int64)
         indices = mine[number * self.batch_size : (number + 1) * self.batch_size]
         if self.cached is not None:
-            images = self.cached[torch.from_numpy(indices)]
-        else:
-            images = torch.stack([load_image(self.samples, self.preprocess, int(i)) for i in indices])
+            return _batch(self.samples, self.cached[torch.from_numpy(indices)], np.zeros_like(indices), indices)
+        images = [load_image(self.samples, self.preprocess, int(i)) for i in indices]
         return _batch(self.samples, images, np.zeros_like(indices), indices)
 
 
@@ -175,9 +180,17 @@ class _Steps:
             step += 1
 
 
-def _batch(samples: Samples, images: torch.Tensor, epochs: np.ndarray, indices: np.ndarray) -> Batch:
+def _batch(
+    samples: Samples, images: torch.Tensor | Sequence[torch.Tensor], epochs: np.ndarray, indices: np.ndarray
+) -> Batch:
+    """A batch of images, stacked already or one by one."""
+    if isinstance(images, torch.Tensor):
+        groups: tuple[torch.Tensor, ...] = (images,)
+    else:
+        groups, order = by_size(images)
+        epochs, indices = epochs[order], indices[order]
     targets = np.full(len(indices), -1) if samples.targets is None else samples.targets[indices]
-    return Batch(images, torch.from_numpy(targets), torch.from_numpy(epochs), torch.from_numpy(indices))
+    return Batch(groups, torch.from_numpy(targets), torch.from_numpy(epochs), torch.from_numpy(indices))
 
 
 _order = functools.lru_cache(maxsize=4)(order)  # a batch rarely spans more than two epochs

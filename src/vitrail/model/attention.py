@@ -1,9 +1,9 @@
-"""Multi-head self-attention: the fast path, and the explicit path that also gives the attention weights.
+"""Multi-head self-attention: the fast path, the explicit path that also gives the attention weights, and packed images.
 
-Shapes: B batch, N tokens, D width, H heads, K width per head.
+Shapes: B batch, N tokens, T tokens of a packed sequence, D width, H heads, K width per head.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -16,18 +16,51 @@ Rotation = tuple[Tensor, Tensor]  # cosines and sines of each token's angles, (N
 Bias = Callable[[Tensor], Tensor]  # queries (B, H, N, K) -> what is added to their scores, (B or 1, H, N, N)
 
 
+class Segment(NamedTuple):
+    """Images of one size in a packed sequence, one after the other."""
+
+    images: int
+    tokens: int
+    """Of each of them."""
+    bias: Bias | None = None
+
+
 class Place(NamedTuple):
-    """What a block is told of where its tokens lie in the image; by default nothing."""
+    """What a block is told of where its tokens lie in the image; by default nothing.
+
+    A packed sequence (1, T, D) holds all tokens of several images, one image after the other.
+    """
 
     added: Tensor | None = None
-    """Added to the block's input: (1, N, D)."""
+    """Added to the block's input: (1, N, D), or (1, T, D) of a packed sequence."""
     rotation: Rotation | None = None
     """Turns queries and keys."""
     bias: Bias | None = None
-    """Adds to the scores q k^T / sqrt(K), before the softmax."""
+    """Adds to the scores q k^T / sqrt(K), before the softmax; of a packed sequence each segment has its own."""
+    segments: tuple[Segment, ...] = ()
+    """Of a packed sequence, its images: each of them attends to itself alone."""
+
+    @property
+    def lengths(self) -> list[int]:
+        """Of a packed sequence, the tokens of each image."""
+        return [segment.tokens for segment in self.segments for _ in range(segment.images)]
 
 
 NOWHERE = Place()
+
+
+def pack(places: Sequence[tuple[Place, int, int]]) -> Place:
+    """One place for a packed sequence, from those of its segments, each with its number of images and their tokens.
+
+    What is added to the tokens or turns them is laid out for the whole sequence.
+    """
+    added = [place.added.expand(images, -1, -1).flatten(0, 1) for place, images, _ in places if place.added is not None]
+    rotation = None
+    if any(place.rotation is not None for place, *_ in places):
+        turned = [[table.repeat(images, 1) for table in place.rotation or ()] for place, images, _ in places]
+        rotation = torch.cat([cos for cos, _ in turned]), torch.cat([sin for _, sin in turned])
+    segments = tuple(Segment(images, tokens, place.bias) for place, images, tokens in places)
+    return Place(torch.cat(added)[None] if added else None, rotation, None, segments)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0, bias: Tensor | None = None) -> Tensor:
@@ -47,6 +80,22 @@ def attend_explicitly(
         scores = scores + bias
     weights = scores.softmax(dim=-1)
     return F.dropout(weights, dropout) @ v, weights
+
+
+def attend_apart(q: Tensor, k: Tensor, v: Tensor, segments: Sequence[Segment], dropout: float = 0.0) -> Tensor:
+    """Each image of a packed sequence by itself, block-diagonal attention without a mask: (1, H, T, K) -> (1, H, T, K).
+
+    Images of one size are a batch, so that nothing is computed between images, and nothing for padding.
+    """
+    heads, start = [], 0
+    for images, tokens, bias in segments:
+        own = slice(start, start + images * tokens)
+        # (1, H, B N, K) -> (B, H, N, K)
+        qi, ki, vi = (x[0, :, own].unflatten(1, (images, tokens)).transpose(0, 1) for x in (q, k, v))
+        attended = attend(qi, ki, vi, dropout, None if bias is None else bias(qi).to(qi.dtype))
+        heads.append(attended.transpose(0, 1).flatten(1, 2))
+        start = own.stop
+    return torch.cat(heads, dim=1)[None]
 
 
 def rotate(x: Tensor, rotation: Rotation) -> Tensor:
@@ -79,7 +128,9 @@ class Attention(nn.Module):
         bias = None if place.bias is None else place.bias(q).to(q.dtype)
         dropout = self.dropout if self.training else 0.0
         weights = None
-        if explicit:
+        if place.segments:
+            heads = attend_apart(q, k, v, place.segments, dropout)
+        elif explicit:
             heads, weights = attend_explicitly(q, k, v, dropout, bias)
         else:
             heads = attend(q, k, v, dropout, bias)

@@ -40,7 +40,7 @@ POSITION_SITES: Mapping[str, tuple[str, ...]] = {
     "none": (),
 }
 POSITIONS = tuple(POSITION_SITES)
-INTERPOLATIONS = ("bicubic_antialias", "bicubic", "bicubic_corners", "bilinear_corners")
+INTERPOLATIONS = ("bicubic_antialias", "bicubic", "bicubic_corners", "bilinear_corners", "bilinear", "area")
 FINAL_NORMS = ("tokens", "pooled", "none")
 ACTIVATIONS = ("gelu", "gelu_tanh", "quick_gelu", "relu", "silu")
 
@@ -120,7 +120,7 @@ class ViTConfig:
     )
     position_interpolation: str = doc(
         "how learned positions reach another grid: bicubic_antialias (timm), bicubic (transformers, DINO), "
-        "bicubic_corners (torchvision) or bilinear_corners (Google)",
+        "bicubic_corners (torchvision), bilinear_corners (Google), bilinear or area (means of what a new place covers)",
         default="bicubic_antialias",
     )
     rotary_base: float = doc("rotary positions: the ratio of the longest period to the shortest", default=100.0)

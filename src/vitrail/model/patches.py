@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitrail.model.config import ViTConfig
+from vitrail.model.resize import resize_kernel
 from vitrail.model.resnet import HybridStem
 
 
@@ -38,9 +39,11 @@ class LinearPatches(nn.Module):
         self.proj = nn.Conv2d(config.channels, config.width, kernel_size=p, stride=p, bias=config.patch_bias)
         self.norm = nn.LayerNorm(config.width, eps=eps) if config.patch_norm else nn.Identity()
 
-    def forward(self, images: Tensor) -> Tensor:
-        patches = self.norm_pixels(patchify(images, self.p))
-        return self.norm(F.linear(patches, self.proj.weight.flatten(1), self.proj.bias))
+    def forward(self, images: Tensor, p: int | None = None) -> Tensor:
+        """``p``: another patch size than the kernel's, which is then resized (``resize_kernel``)."""
+        patches = self.norm_pixels(patchify(images, p or self.p))
+        kernel = resize_kernel(self.proj.weight, p or self.p)
+        return self.norm(F.linear(patches, kernel.flatten(1), self.proj.bias))
 
 
 class ConvStem(nn.Module):

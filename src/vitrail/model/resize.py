@@ -1,8 +1,9 @@
-"""Position embeddings at another grid: pure functions, grid (h, w) -> (h', w').
+"""Position embeddings at another grid, (h, w) -> (h', w'), and patch kernels at another size, p -> p': pure functions.
 
 The libraries that publish checkpoints interpolate differently, and the difference is not small; each way has its name.
 """
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -17,7 +18,9 @@ class Method(NamedTuple):
 
     mode: str
     antialias: bool = False
-    align_corners: bool = False
+    align_corners: bool | None = False
+    dtype: torch.dtype = torch.float32
+    """What it is computed in: torch computes the places in it too, so that it decides on the last digits."""
 
 
 # name -> how, and whose way it is
@@ -25,8 +28,12 @@ METHODS = {
     "bicubic_antialias": Method("bicubic", antialias=True),  # timm
     "bicubic": Method("bicubic"),  # transformers
     "bicubic_corners": Method("bicubic", align_corners=True),  # torchvision
-    "bilinear_corners": Method("bilinear", align_corners=True),  # Google: scipy's zoom with order 1
+    "bilinear_corners": Method("bilinear", align_corners=True, dtype=torch.float64),  # Google: scipy's zoom, order 1
+    "bilinear": Method("bilinear"),
+    "area": Method("area", align_corners=None),  # means of the old places that a new one covers
 }
+
+PATCH_METHODS = ("pseudo_inverse", "interpolate")
 
 
 def resize_positions(
@@ -53,8 +60,7 @@ def resize_positions(
     Raises:
         UserError: unknown method, or a table whose length is not that of its grid.
     """
-    if method not in METHODS:
-        raise UserError(f"unknown interpolation method {method!r}: {did_you_mean(method, METHODS)}")
+    require_method(method)
     (h, w), D = grid, positions.shape[-1]
     if positions.shape[1] != prefix + h * w:
         raise UserError(f"a position table of {positions.shape[1]} rows is not {prefix} + {h} x {w}: give its own grid")
@@ -63,6 +69,12 @@ def resize_positions(
     head, patches = positions[:, :prefix], positions[:, prefix:]
     rows = _interpolate(patches.reshape(h, w, D), new_grid, method).reshape(1, new_grid[0] * new_grid[1], D)
     return torch.cat([head, rows], dim=1)
+
+
+def require_method(method: str) -> None:
+    """Raises UserError if ``method`` is no way of interpolating."""
+    if method not in METHODS:
+        raise UserError(f"unknown interpolation method {method!r}: {did_you_mean(method, METHODS)}")
 
 
 def resize_axes(positions: Tensor, grid: tuple[int, int], new_grid: tuple[int, int], *, method: str) -> Tensor:
@@ -122,6 +134,52 @@ def resize_raster_offsets(table: Tensor, grid: tuple[int, int], new_grid: tuple[
     return (sums / totals[:, None]).to(table.dtype)
 
 
+def resize_kernel(
+    kernel: Tensor, size: int, *, method: str = "pseudo_inverse", interpolation: str = "bicubic_antialias"
+) -> Tensor:
+    """The matrix that turns patches into tokens, for patches of another size: (D, C, p, p) -> (D, C, p', p').
+
+    ``pseudo_inverse`` (FlexiViT: Beyer et al., 2023, section 3.4) takes the kernel whose tokens of enlarged patches are
+    the old kernel's tokens of the patches as they were: with R the matrix that resizes a patch, w' = pinv(R^T) w. If
+    patches shrink, no kernel can do that for all of them, and w' is the nearest in the least squares.
+    ``interpolate`` resizes the kernel as if it were an image, which scales and changes its tokens.
+
+    Args:
+        kernel: one for each of D outputs and C channels; for patches of p x p pixels, or places of a feature map.
+        size: p'.
+        method: a name in ``PATCH_METHODS``.
+        interpolation: how a patch, or the kernel, is resized: a name in ``METHODS``.
+
+    Returns:
+        The kernel in the type of ``kernel``, through which gradients flow; ``kernel`` itself where the sizes are equal.
+
+    Raises:
+        UserError: unknown method or interpolation.
+    """
+    require_method(interpolation)
+    if method not in PATCH_METHODS:
+        raise UserError(f"unknown method for patches {method!r}: {did_you_mean(method, PATCH_METHODS)}")
+    p = kernel.shape[-1]
+    if size == p:
+        return kernel
+    if method == "interpolate":
+        return (
+            _interpolate(kernel.flatten(0, 1).permute(1, 2, 0), (size, size), interpolation)
+            .permute(2, 0, 1)
+            .reshape(*kernel.shape[:2], size, size)
+        )
+    inverse = _patch_inverse(p, size, interpolation).to(kernel.device, torch.promote_types(kernel.dtype, torch.float32))
+    return (kernel.flatten(2).to(inverse.dtype) @ inverse).unflatten(2, (size, size)).to(kernel.dtype)
+
+
+@lru_cache(maxsize=32)
+def _patch_inverse(p: int, size: int, interpolation: str) -> Tensor:
+    """(p p, p' p'): from the right, the pseudo-inverse of the matrix that resizes patches from p to p'."""
+    basis = torch.eye(p * p, dtype=torch.float64).reshape(p, p, p * p)
+    resized = _interpolate(basis, (size, size), interpolation, torch.float64).flatten(0, 1)  # R: (p' p', p p)
+    return torch.linalg.pinv(resized)
+
+
 def _raster_offsets(grid: tuple[int, int], device: torch.device) -> Tensor:
     """Row of the raster table for each offset of the image, row-major."""
     h, w = grid
@@ -129,14 +187,14 @@ def _raster_offsets(grid: tuple[int, int], device: torch.device) -> Tensor:
     return (rows[:, None] * w + columns).flatten() + h * w - 1
 
 
-def _interpolate(image: Tensor, size: tuple[int, int], method: str) -> Tensor:
-    """(h, w, C) -> (h', w', C) in the image's type, computed in float32."""
+def _interpolate(image: Tensor, size: tuple[int, int], method: str, dtype: torch.dtype | None = None) -> Tensor:
+    """(h, w, C) -> (h', w', C) in the image's type, computed in ``dtype``: None for the method's own."""
     if size[1] == 1 < size[0]:
         # torch's antialiased kernels give wrong rows where the result is one column wide; one row is right
-        return _interpolate(image.transpose(0, 1), (1, size[0]), method).transpose(0, 1)
+        return _interpolate(image.transpose(0, 1), (1, size[0]), method, dtype).transpose(0, 1)
     how = METHODS[method]
     resized = F.interpolate(
-        image.permute(2, 0, 1)[None].float(),
+        image.permute(2, 0, 1)[None].to(dtype or how.dtype),
         size=size,
         mode=how.mode,
         antialias=how.antialias,

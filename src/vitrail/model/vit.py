@@ -1,10 +1,10 @@
 """The Vision Transformer of Dosovitskiy et al. (2021): read top to bottom, it is the paper's equations 1 to 4.
 
 Shapes: B batch, C channels, H W image height and width, h w grid rows and columns, P prefix tokens (class token,
-distillation token, registers), N = P + h w tokens, D width. Parameter names are timm's.
+distillation token, registers), N = P + h w tokens, T tokens of a packed sequence, D width. Parameter names are timm's.
 """
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import repeat
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitrail.errors import UserError, did_you_mean
-from vitrail.model.attention import NOWHERE, Attention, Place
+from vitrail.model.attention import NOWHERE, Attention, Place, pack
 from vitrail.model.config import ViTConfig
 from vitrail.model.drop_path import DropPath
 from vitrail.model.init import init_weights
@@ -39,6 +39,11 @@ COLLECTABLE = {
     "normed": "(B, N, D), the tokens after the final norm; one entry",
 }
 Collected = dict[str, list[Tensor]]
+
+# One batch of images, or several of different sizes.
+Images = Tensor | Sequence[Tensor]
+Shape = tuple[int, tuple[int, int]]
+"""A batch of images, and the grid that they are cut into."""
 
 
 class Mlp(nn.Module):
@@ -100,9 +105,10 @@ class Block(nn.Module):
         if place.added is not None:
             z = z + place.added
         attention, weights = self.attn(self.norm1(z), place, explicit="attention" in collected)
-        attention = self.drop_path(self.ls1(attention))
+        lengths = place.lengths
+        attention = self.drop_path(self.ls1(attention), lengths)
         z = z + attention
-        mlp = self.drop_path(self.ls2(self.mlp(self.norm2(z))))
+        mlp = self.drop_path(self.ls2(self.mlp(self.norm2(z))), lengths)
         z = z + mlp
         _keep(collected, tokens=z, attention=weights, attention_output=attention, mlp_output=mlp)
         return z
@@ -114,6 +120,10 @@ class ViT(nn.Module):
     Any image size that its patch size divides is accepted: at a grid that is not the configuration's own, the position
     embedding is resized, as its kind says. Positions come in once, before the blocks, or in every block
     (``config.site``; Dosovitskiy et al., 2021, appendix D.4).
+
+    Images of several sizes, a batch of each, are packed into one sequence (Dehghani et al., 2023, "Patch n' Pack"): the
+    layers that see single tokens see all of them at once, and in attention each image sees itself alone. So there is
+    no padding, and the answers are those that each batch would get by itself.
 
     Attributes:
         config: its ViTConfig.
@@ -155,23 +165,35 @@ class ViT(nn.Module):
         self.head_dist = nn.Linear(D, config.classes) if config.distilled and config.classes else None
         init_weights(self)
 
-    def embed(self, images: Tensor) -> Tensor:
-        """Equation 1: patches, class token and registers, positions at the stem. (B, C, H, W) -> (B, N, D)."""
-        self._grid(images)  # refuses other sizes
-        z = self.patch_embed(images)
-        tokens = (self.cls_token, self.dist_token, self.reg_token)
-        z = torch.cat([*(token.expand(len(z), -1, -1) for token in tokens if token is not None), z], dim=1)
-        place = self._place(self, images) if self.config.site == "stem" else NOWHERE
+    def embed(self, images: Images, *, patch_size: int | None = None) -> Tensor:
+        """Equation 1: patches, class token and registers, positions at the stem. (B, C, H, W) -> (B, N, D).
+
+        Several batches become one packed sequence, (1, T, D).
+        """
+        batches, shapes = self._batches(images, patch_size)
+        p = None if patch_size == self.config.patch_size else patch_size
+        z = _packed([self._tokens(batch, p) for batch in batches])
+        place = self._place(self, shapes, z.device) if self.config.site == "stem" else NOWHERE
         if place.added is not None:
             z = z + place.added
         return self.norm_pre(self.pos_drop(z))
 
-    def encode(self, images: Tensor, collected: Collected | None = None) -> Tensor:
-        """Equations 1 to 3 and the final norm, on every token. (B, C, H, W) -> (B, N, D)."""
+    def _tokens(self, images: Tensor, patch_size: int | None) -> Tensor:
+        """Class token and registers, then the patches, without positions: (B, C, H, W) -> (B, N, D)."""
+        z = self.patch_embed(images) if patch_size is None else self.patch_embed(images, patch_size)
+        tokens = (self.cls_token, self.dist_token, self.reg_token)
+        return torch.cat([*(token.expand(len(z), -1, -1) for token in tokens if token is not None), z], dim=1)
+
+    def encode(self, images: Images, collected: Collected | None = None, *, patch_size: int | None = None) -> Tensor:
+        """Equations 1 to 3 and the final norm, on every token. (B, C, H, W) -> (B, N, D).
+
+        Several batches become one packed sequence, (1, T, D).
+        """
         collected = {} if collected is None else collected
-        z = self.embed(images)
+        z = self.embed(images, patch_size=patch_size)
         _keep(collected, embedded=z)
-        for block, place in zip(self.blocks, self._places(images), strict=True):
+        _, shapes = self._batches(images, patch_size)
+        for block, place in zip(self.blocks, self._places(shapes, z.device), strict=True):
             z = block(z, place, collected)
         z = self.norm(z)
         _keep(collected, normed=z)
@@ -191,9 +213,18 @@ class ViT(nn.Module):
             return torch.cat([z[:, 0], patches.mean(dim=1)], dim=1)
         return z[:, :2].flatten(1) if self.config.distilled else z[:, 0]
 
-    def features(self, images: Tensor) -> Tensor:
-        """Pooled features before the head: (B, C, H, W) -> (B, ``config.feature_width``)."""
-        return self.pool(self.encode(images))
+    def features(self, images: Images, *, patch_size: int | None = None) -> Tensor:
+        """Pooled features before the head: (B, C, H, W) -> (B, ``config.feature_width``).
+
+        Of several batches, those of all images, in order.
+        """
+        z = self.encode(images, patch_size=patch_size)
+        _, shapes = self._batches(images, patch_size)
+        if len(shapes) == 1:
+            return self.pool(z)
+        parts = z[0].split([count * self._length(grid) for count, grid in shapes])
+        apart = zip(parts, shapes, strict=True)
+        return torch.cat([self.pool(part.unflatten(0, (count, -1))) for part, (count, _) in apart])
 
     def classify(self, features: Tensor) -> Tensor:
         """The head: (B, feature width) -> (B, classes); with a representation layer, dense and tanh come first.
@@ -205,45 +236,84 @@ class ViT(nn.Module):
             return (self.head(of_class) + self.head_dist(of_distillation)) / 2
         return self.head(features if self.pre_logits is None else torch.tanh(self.pre_logits(features)))
 
-    def forward(self, images: Tensor, collect: Collection[str] = ()) -> Any:
+    def forward(self, images: Images, collect: Collection[str] = (), *, patch_size: int | None = None) -> Any:
         """Logits (B, classes); with ``collect``, a dict of ``logits``, ``features`` and the named lists, by layer.
 
         Args:
-            images: (B, C, H, W), normalised.
+            images: (B, C, H, W), normalised; or a sequence of such batches, each of a size of its own, whose logits come
+                in order.
             collect: names in ``COLLECTABLE``. Collecting ``attention`` takes the explicit path of the attention.
+            patch_size: cut the images into patches of this size instead of the model's own; the linear stem's matrix is
+                resized by pseudo-inverse (FlexiViT: Beyer et al., 2023).
 
         Raises:
             UserError: images of another number of channels, or a size that the patch size does not divide; an unknown
-                name in ``collect``.
+                name in ``collect``, or anything of several batches; another patch size for another stem.
         """
         if not collect:
-            return self.classify(self.features(images))
+            return self.classify(self.features(images, patch_size=patch_size))
         for name in collect:
             if name not in COLLECTABLE:
                 raise UserError(f"the model does not collect {name!r}: {did_you_mean(name, COLLECTABLE)}")
+        if not isinstance(images, Tensor):
+            raise UserError("intermediates are collected of one batch of images of one size, not of several")
         collected: Collected = {name: [] for name in collect}
-        features = self.pool(self.encode(images, collected))
+        features = self.pool(self.encode(images, collected, patch_size=patch_size))
         return {"logits": self.classify(features), "features": features, **collected}
 
-    def _places(self, images: Tensor) -> Iterator[Place]:
+    def _places(self, shapes: Sequence[Shape], device: torch.device) -> Iterator[Place]:
         """What each block is told of its tokens' places."""
         if self.config.site == "layers":
-            return (self._place(block, images) for block in self.blocks)
-        return repeat(self._place(self, images) if self.config.site == "shared" else NOWHERE, len(self.blocks))
+            return (self._place(block, shapes, device) for block in self.blocks)
+        if self.config.site == "shared":
+            return repeat(self._place(self, shapes, device), len(self.blocks))
+        return repeat(self._packed_place([NOWHERE] * len(shapes), shapes), len(self.blocks))
 
-    def _place(self, holder: Any, images: Tensor) -> Place:
-        """What the table that the model or a block holds tells of the places in images of this size."""
-        kind, grid = KINDS[self.config.position], self._grid(images)
-        table = None if holder.pos_embed is None else kind.resized(holder.pos_embed, self.config, grid)
-        return kind.place(table, self.config, grid, images.device)
+    def _place(self, holder: Any, shapes: Sequence[Shape], device: torch.device) -> Place:
+        """What the table that the model or a block holds tells of the places in images with these grids."""
+        kind = KINDS[self.config.position]
+        places = []
+        for _, grid in shapes:
+            table = None if holder.pos_embed is None else kind.resized(holder.pos_embed, self.config, grid)
+            places.append(kind.place(table, self.config, grid, device))
+        return self._packed_place(places, shapes)
 
-    def _grid(self, images: Tensor) -> tuple[int, int]:
-        c, p = self.config.channels, self.config.patch_size
-        if images.dim() != 4 or images.shape[1] != c or images.shape[2] % p or images.shape[3] % p:
+    def _packed_place(self, places: Sequence[Place], shapes: Sequence[Shape]) -> Place:
+        if len(places) == 1:
+            return places[0]
+        return pack([(place, count, self._length(grid)) for place, (count, grid) in zip(places, shapes, strict=True)])
+
+    def _length(self, grid: tuple[int, int]) -> int:
+        """Tokens of an image with this grid."""
+        return self.config.prefix_tokens + grid[0] * grid[1]
+
+    def _batches(self, images: Images, patch_size: int | None) -> tuple[Sequence[Tensor], list[Shape]]:
+        """The batches, one or several, and their shapes; refuses what cannot be cut into patches."""
+        c, p = self.config.channels, patch_size or self.config.patch_size
+        if p != self.config.patch_size and self.config.stem != "linear":
             raise UserError(
-                f"the model takes images of shape (B, {c}, H, W), H and W divisible by {p}; got {tuple(images.shape)}"
+                f"patches of {p} pixels: only a linear stem can be cut otherwise, not the {self.config.stem} one"
             )
-        return images.shape[2] // p, images.shape[3] // p
+        batches = [images] if isinstance(images, Tensor) else images
+        for batch in batches:
+            if (
+                batch.dim() != 4
+                or batch.shape[1] != c
+                or batch.shape[2] % p
+                or batch.shape[3] % p
+                or 0 in batch.shape[2:]
+            ):
+                raise UserError(
+                    f"the model takes images of shape (B, {c}, H, W), H and W divisible by {p}; got {tuple(batch.shape)}"
+                )
+        if not batches:
+            raise UserError("the model takes at least one batch of images; got none")
+        return batches, [(len(batch), (batch.shape[2] // p, batch.shape[3] // p)) for batch in batches]
+
+
+def _packed(tokens: Sequence[Tensor]) -> Tensor:
+    """Batches of tokens (B, N, D) as one sequence, (1, T, D); one batch stays as it is."""
+    return tokens[0] if len(tokens) == 1 else torch.cat([z.flatten(0, 1) for z in tokens])[None]
 
 
 def _keep(collected: Collected, **values: Tensor | None) -> None:

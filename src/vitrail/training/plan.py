@@ -190,7 +190,7 @@ def _from_start(recipe: Recipe, data: Dataset, start: Description) -> tuple[Mode
     """The start model's shape with the data's classes, at the recipe's image size or its own."""
     config = start.config
     resnet = isinstance(config, ResNetConfig)
-    chosen_here = {"variant"} if resnet else {"variant", "pool"}
+    chosen_here = {"variant"} if resnet else {"variant", "pool", "patch_size"}
     for name, wanted in recipe.model.items():
         if name != "variant" and name not in config.to_dict():
             raise UserError(no_such_choice(name, str(recipe.init), resnet=resnet))
@@ -206,7 +206,8 @@ def _from_start(recipe: Recipe, data: Dataset, start: Description) -> tuple[Mode
         if is_resnet(recipe.variant) != resnet:
             kind = "a ResNet" if resnet else "a Vision Transformer"
             raise UserError(f"{recipe.init} is not a {recipe.variant}: it is {kind}; leave --model out")
-        names = ["patch_size", "width", "depth", "heads", "stem"]
+        names = ["width", "depth", "heads", "stem"]
+        names += [] if "patch_size" in recipe.model else ["patch_size"]  # one that is given is wanted
         names += ["stem_layers", "stem_root"] if config.stem == "hybrid" else []
         names = ["layers", "width_factor", "root_width"] if resnet else names
         sizes = model_variant(recipe.variant, **{name: recipe.model[name] for name in names if name in recipe.model})
@@ -222,7 +223,7 @@ def _from_start(recipe: Recipe, data: Dataset, start: Description) -> tuple[Mode
     }
     if isinstance(config, ViTConfig):
         changes |= {"dropout": drops.dropout, "attention_dropout": drops.attention_dropout, "representation": None}
-        changes |= {"pool": recipe.model.get("pool", config.pool)}
+        changes |= {key: recipe.model.get(key, getattr(config, key)) for key in ("pool", "patch_size")}
     else:
         recipe.refuse_dropout(str(recipe.init))
     config = config.with_changes(**changes)

@@ -13,9 +13,10 @@ from vitrail.model.positions import KINDS
 from vitrail.weights.build import empty, fill, shapes
 from vitrail.weights.load import load
 from vitrail.weights.names import Entry, plan, to_ours
+from vitrail.weights.resize import position_tables, resized_state
 
 # What may differ without a word: it is fine-tuning's own business.
-_OF_TRAINING = {"image_size", "classes", "representation", "dropout", "attention_dropout", "drop_path"}
+_OF_TRAINING = {"image_size", "patch_size", "classes", "representation", "dropout", "attention_dropout", "drop_path"}
 _HEADS, _REPRESENTATION = ("head.", "head_dist."), "pre_logits."
 
 
@@ -31,7 +32,8 @@ def start_from(
     The head's rows are kept, in the order of ``labels``, if ``init`` knows every one of them by name (and the head's input
     is the same); else it starts at zero, as in the paper (Dosovitskiy et al., 2021, section 3.2), and a representation
     layer is dropped unless ``config`` asks for the one that is there. Learned positions are interpolated to the new grid in the
-    start model's own way, as its forward pass does; fixed ones are computed for it.
+    start model's own way, as its forward pass does; fixed ones are computed for it. A patch kernel of another size is resized
+    by pseudo-inverse.
 
     Args:
         config: the model wanted; usually ``read(init).config.with_changes(classes=..., image_size=...)``.
@@ -58,6 +60,7 @@ def start_from(
     notes = _changed_function(source.config, config)
     if isinstance(config, ViTConfig) and isinstance(source.config, ViTConfig):
         notes += _fit_positions(state, source.config, config)
+        notes += _fit_patches(state, source.config, config)
         notes += _fit_representation(state, source.config, config)
     notes += _fit_heads(state, source, wanted, tuple(labels))
     chosen, report = plan(
@@ -75,7 +78,7 @@ def _fit_positions(state: dict[str, Tensor], old: ViTConfig, new: ViTConfig) -> 
     """Bring every table of positions, of the model or of its blocks, to the new grid; compute a fixed one."""
     if new.position == "sincos2d":
         return _compute_positions(state, old, new)
-    tables = [key for key in state if key.rpartition(".")[2] == "pos_embed"]
+    tables = position_tables(state)
     alike = old.position == new.position or (old.position, new.position) == ("sincos2d", "learned")
     if not tables or old.grid == new.grid or not alike:
         return []
@@ -99,6 +102,15 @@ def _compute_positions(state: dict[str, Tensor], old: ViTConfig, new: ViTConfig)
 def _grids(old: ViTConfig, new: ViTConfig) -> str:
     (h, w), (h2, w2) = old.grid, new.grid
     return f"for a grid of {h}x{w}" if old.grid == new.grid else f"from a grid of {h}x{w} to {h2}x{w2}"
+
+
+def _fit_patches(state: dict[str, Tensor], old: ViTConfig, new: ViTConfig) -> list[str]:
+    """Bring the patch kernel to the new patch size."""
+    if old.patch_size == new.patch_size or old.stem != new.stem:
+        return []
+    same_grid = new.with_changes(image_size=(old.grid[0] * new.patch_size, old.grid[1] * new.patch_size))
+    state |= resized_state(state, old, same_grid)
+    return [f"patch kernel resized (pseudo-inverse) from {old.patch_size} to {new.patch_size} pixels"]
 
 
 def _fit_representation(state: dict[str, Tensor], old: ViTConfig, new: ViTConfig) -> list[str]:

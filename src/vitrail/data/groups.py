@@ -1,0 +1,21 @@
+"""Images of several sizes, gathered into batches of one size each.
+
+Shapes: b images of one size, C channels, h w height and width.
+"""
+
+from collections.abc import Sequence
+
+import torch
+
+
+def by_size(images: Sequence[torch.Tensor]) -> tuple[tuple[torch.Tensor, ...], list[int]]:
+    """Images (C, h, w) -> batches (b, C, h, w), one a size, and the order: for each place in them the image that is there.
+
+    Sizes come in the order in which they are first met, and images of one size in their own order, so that images that
+    are all of one size are one batch, in order.
+    """
+    places: dict[torch.Size, list[int]] = {}
+    for index, image in enumerate(images):
+        places.setdefault(image.shape, []).append(index)
+    groups = tuple(torch.stack([images[index] for index in own]) for own in places.values())
+    return groups, [index for own in places.values() for index in own]
