@@ -99,7 +99,7 @@ def vitrail_step(
         warmup=0,
     )
     indices = torch.arange(len(images))
-    batch = Batch(images, targets, torch.zeros_like(indices), indices)
+    batch = Batch((images,), targets, torch.zeros_like(indices), indices)
     return lambda: step(1, batch)
 
 

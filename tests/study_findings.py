@@ -1,6 +1,8 @@
 """Made-up findings of studies of every view, as large as the real ones."""
 
-from vitrail.studies.findings import Estimate, Findings, Point, Setting
+from dataclasses import replace
+
+from vitrail.studies.findings import Estimate, Findings, Point, Setting, SizePoint
 from vitrail.studies.outcome import Size
 from vitrail.studies.study import Study
 
@@ -214,4 +216,139 @@ def tokens(**changes):
     return findings(study, points, **changes)
 
 
-VIEWS = {"arms": position, "rates": pooling, "along": bias, "cost": tokens}
+SCALES = (0.5, 0.75, 1.0, 1.5, 2.0)
+REFERENCE = "learned 1-D, bicubic antialiased"
+READINGS = {  # name: method, and accuracy beside the reference at each scale, as trained
+    "learned 1-D, bicubic": ("bicubic", (-0.041, -0.012, 0.0, 0.0, 0.001)),
+    "learned 1-D, bicubic, corners aligned": ("bicubic_corners", (0.012, 0.009, 0.0, -0.014, -0.022)),
+    "learned 1-D, bilinear, corners aligned": ("bilinear_corners", (0.021, 0.013, 0.0, -0.011, -0.017)),
+    "learned 1-D, bilinear": ("bilinear", (-0.035, -0.008, 0.0, 0.002, 0.006)),
+    "learned 1-D, area": ("area", (-0.002, -0.004, 0.0, -0.052, -0.013)),
+}
+KINDS = {  # name: changes, accuracy at each scale as trained, and after the fine-tuning
+    REFERENCE: ({}, (0.612, 0.871, 0.946, 0.921, 0.834), (0.881, 0.936, 0.951, 0.949, 0.944)),
+    "learned 2-D": (
+        {"model.position": "learned2d"},
+        (0.634, 0.884, 0.949, 0.925, 0.851),
+        (0.889, 0.94, 0.953, 0.95, 0.948),
+    ),
+    "sin-cos 2-D": (
+        {"model.position": "sincos2d"},
+        (0.551, 0.842, 0.958, 0.931, 0.887),
+        (0.893, 0.943, 0.96, 0.957, 0.955),
+    ),
+    "relative 1-D": (
+        {"model.position": "relative"},
+        (0.402, 0.713, 0.871, 0.744, 0.593),
+        (0.742, 0.838, 0.882, 0.861, 0.839),
+    ),
+    "relative bias 2-D": (
+        {"model.position": "relative_bias"},
+        (0.588, 0.83, 0.928, 0.904, 0.869),
+        (0.861, 0.918, 0.934, 0.931, 0.925),
+    ),
+    "rotary 2-D": (
+        {"model.position": "rotary2d"},
+        (0.668, 0.902, 0.967, 0.958, 0.921),
+        (0.905, 0.957, 0.969, 0.968, 0.966),
+    ),
+    "multi-resolution": (
+        {"resolution.scales": SCALES},
+        (0.901, 0.938, 0.941, 0.946, 0.943),
+        (0.909, 0.942, 0.945, 0.949, 0.948),
+    ),
+}
+
+
+def size_point(arm, scale, tuned, top1, base, gap=None, *, half=0.013, trained=2.4e12, tune=0.1, multi=1.0, **changes):
+    """A point of a study of sizes at 16 x 16 pixels: ``base`` is the arm's accuracy there as trained, ``gap`` the
+    difference to its opponent."""
+    pixels = round(16 * scale)
+    tokens = (pixels // 2) ** 2
+    flops = round(1e5 * tokens * (1 + tokens / 400))
+    reference = 1e5 * 64 * (1 + 64 / 400)
+    change = None if scale == 1 and not tuned else estimate(top1 - base, 0.9 * half)
+    values = {
+        "nll": 0.3,
+        "seeds": 3,
+        "seconds": 21.0 + (2.1 * scale**2 if tuned else 0),
+        "tokens": tokens,
+        "told_apart": gap is not None and abs(gap) > 1.5 * half,
+        "change_told_apart": change is not None and abs(change.mean) > 1.3 * half,
+    }
+    return SizePoint(
+        arm=arm,
+        image_size=(pixels, pixels),
+        scale=scale,
+        tuned=tuned,
+        top1=estimate(top1, half),
+        difference=None if gap is None else estimate(gap, 0.8 * half),
+        change=change,
+        flops=flops,
+        training_flops=trained * multi + (trained * tune * flops / reference if tuned else 0),
+        **{**values, **changes},
+    )
+
+
+def resolution(kinds=tuple(KINDS), readings=tuple(READINGS), scales=SCALES, stages=(False, True), **changes):
+    """Seven arms that are trained and five that read one of them in another way, at five sizes, as trained and tuned."""
+    arms, trained = {}, []
+    for name in kinds:
+        arms[name] = {"changes": KINDS[name][0]}
+        mean = KINDS[name][1][SCALES.index(1.0)]
+        gap = None if name == REFERENCE else mean - KINDS[REFERENCE][1][SCALES.index(1.0)]
+        trained.append(point(name, mean, difference=gap, seeds=3, of=size(64, 0.0074, steps=400)))
+        if name == REFERENCE:
+            arms |= {n: {"of": REFERENCE, "model.position_interpolation": READINGS[n][0]} for n in readings}
+    study = Study(
+        title="Another resolution",
+        question="What does a model lose at another image size than the one it was trained at, and what brings it back?",
+        method="Each arm is trained once at 16 x 16 pixels, and then tested and briefly fine-tuned at other sizes.",
+        view="sizes",
+        arms=arms,
+        reference=REFERENCE,
+        lr=[1e-3],
+        sizes={"scales": scales},
+    )
+    points = []
+    for name in arms:
+        of = name if name in kinds else REFERENCE
+        extra = (0,) * len(SCALES) if name in kinds else READINGS[name][1]
+        for scale in scales:
+            place = SCALES.index(scale)
+            for tuned in stages:
+                means = KINDS[of][1 + tuned]
+                other = KINDS[REFERENCE][1 + tuned][place]
+                mean = means[place] + extra[place] * (0.15 if tuned else 1)
+                points.append(
+                    size_point(
+                        name,
+                        scale,
+                        tuned,
+                        mean,
+                        KINDS[of][1][SCALES.index(1.0)],
+                        None if name == REFERENCE else mean - other,
+                        half=0.006 if name in readings else 0.013,
+                        multi=1.47 if "resolution.scales" in KINDS[of][0] else 1.0,
+                    )
+                )
+    made = findings(study, trained, sizes=tuple(points))
+    given = {
+        "setting": replace(made.setting, image_size=(16, 16), command="vitrail study resolution"),
+        "conclusions": (
+            "At half the size the model loses 33.4 points (31.6 to 35.2).",
+            "Fine-tuning brings most back.",
+        ),
+        "advice": ("To use such a model at half its size, fine-tune it there.", "At twice its size, too."),
+    }
+    return replace(made, **{**given, **changes})
+
+
+# kinds, readings, scales, stages
+SMALL_STUDIES = (
+    ((REFERENCE, "rotary 2-D"), (), (0.5, 1.0), (False, True)),
+    ((REFERENCE,), ("learned 1-D, area",), (1.0, 2.0), (False, True)),
+    ((REFERENCE, "multi-resolution"), ("learned 1-D, bicubic",), SCALES, (False,)),
+    ((REFERENCE, "multi-resolution"), ("learned 1-D, bicubic",), SCALES, (True,)),
+)
+VIEWS = {"arms": position, "rates": pooling, "along": bias, "cost": tokens, "sizes": resolution}

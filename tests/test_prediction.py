@@ -1,6 +1,7 @@
 """The Predictor answers for every image, in order, whatever form it comes in and whatever lies beside it."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,17 +13,25 @@ import vitrail
 from vitrail.data.decode import ImageError
 from vitrail.data.preprocess import Preprocess
 from vitrail.errors import UserError
-from vitrail.model import ViT, ViTConfig
+from vitrail.model import ResNetConfig, ViT, ViTConfig, build
 from vitrail.prediction import Predictor, Source, expand_inputs
 
 
-def make_model(channels: int = 3, classes: int = 4) -> ViT:
+def make_model(channels: int = 3, classes: int = 4, position: str = "learned") -> ViT:
     """A small model with random weights, whose answers differ from image to image."""
     torch.manual_seed(0)
     size = (16, 24)
     model = ViT(
         ViTConfig(
-            image_size=size, patch_size=8, channels=channels, classes=classes, width=32, depth=1, heads=2, mlp_width=32
+            image_size=size,
+            patch_size=8,
+            channels=channels,
+            classes=classes,
+            width=32,
+            depth=1,
+            heads=2,
+            mlp_width=32,
+            position=position,
         )
     )
     for parameter in model.parameters():
@@ -138,6 +147,55 @@ def test_features_are_the_models(images: Path) -> None:
     assert predictor.features([]).shape == (0, 32)
     with pytest.raises(ImageError, match=r"bad\.png"):
         predictor.features([images / "bad.png"])
+
+
+def native(model: ViT) -> ViT:
+    """The model with images at their own aspect ratios."""
+    model.preprocess = replace(model.preprocess, mode="native", crop_fraction=1.0, patch_size=8)
+    return model
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 32])
+@pytest.mark.parametrize("position", ["learned", "rotary2d", "relative_bias"])
+def test_images_of_mixed_shapes_are_packed_and_answered_in_order(position: str, batch_size: int) -> None:
+    model = native(make_model(position=position))
+    sizes = [(40, 30), (30, 40), (41, 29), (300, 20), (30, 40), (40, 30), (35, 35)]
+    pictures = [picture(i, size) for i, size in enumerate(sizes)]
+    loaded = [model.preprocess.resize(torch.from_numpy(np.array(p)).permute(2, 0, 1)) for p in pictures]
+    assert len({image.shape for image in loaded}) == 4
+    with torch.no_grad():
+        alone = torch.cat([model.eval().features(model.preprocess.normalize(image[None])) for image in loaded])
+        shares = model.classify(alone).softmax(dim=1)
+    predictor = Predictor(model, device="cpu", batch_size=batch_size)
+    # sums in another order: rounding of values near 1, as between any two batch sizes
+    np.testing.assert_allclose(predictor.features(pictures), alone, rtol=1e-4, atol=1e-5)
+    found = predictor(pictures, top=4)
+    for prediction, row in zip(found, shares, strict=True):
+        assert prediction.label == model.labels[int(row.argmax())]
+        np.testing.assert_allclose([dict(prediction.top)[label] for label in model.labels], row, rtol=1e-3, atol=1e-6)
+
+
+def test_a_bad_file_among_images_of_mixed_shapes_stops_nothing(images: Path) -> None:
+    predictor = Predictor(native(make_model()), device="cpu")
+    picture(7, (20, 90)).save(images / "tall.png")
+    names = [images / "1.png", images / "bad.png", images / "tall.png", images / "2.png"]
+    found = predictor(names)
+    assert [f.error is None for f in found] == [True, False, True, True]
+    for name, together in zip(names, found, strict=True):
+        alone = predictor([name])[0]
+        assert (together.label, together.error) == (alone.label, alone.error)
+        assert together.probability == (None if together.error else pytest.approx(alone.probability, rel=1e-4))
+
+
+def test_what_cannot_take_images_of_mixed_shapes_is_refused() -> None:
+    model = make_model()
+    model.preprocess = Preprocess((16, 24), mode="native", patch_size=4)
+    with pytest.raises(UserError, match="patch_size 4 is not the model's 8"):
+        Predictor(model, device="cpu")
+    resnet = build(ResNetConfig(image_size=(32, 32), classes=2, layers=(1, 1, 1, 1)))
+    resnet.preprocess = Preprocess((32, 32), mode="native", patch_size=8)
+    with pytest.raises(UserError, match="a ResNet has none: take crop, squash or pad"):
+        Predictor(resnet, device="cpu")
 
 
 def test_a_model_without_a_head_gives_features_only() -> None:

@@ -20,7 +20,23 @@ TINY: dict[str, Any] = {
     "arms": {"with": {}, "without": {"model.position": "none"}},
 }
 
+OF_SIZES: dict[str, Any] = {
+    "view": "sizes",
+    "sizes": {"scales": [0.5, 1, 1.5], "tune": 0.5},
+    "arms": {
+        "with": {},
+        "read bilinear": {"of": "with", "model.position_interpolation": "bilinear"},
+        "without": {"model.position": "none"},
+    },
+}
+"""What makes it a study of sizes: two arms that are trained, and one that reads the first one's models in its way."""
+
 
 def tiny(**changes: Any) -> Study:
     """The study with some of its values changed."""
     return Study(**{**TINY, **changes})
+
+
+def tiny_of_sizes(**changes: Any) -> Study:
+    """The study of sizes, likewise."""
+    return tiny(**{**OF_SIZES, **changes})

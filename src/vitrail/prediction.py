@@ -5,7 +5,7 @@ import glob
 import io
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -19,11 +19,13 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from vitrail.data.decode import SUFFIXES, ImageError
+from vitrail.data.groups import by_size
 from vitrail.data.preprocess import Preprocess
 from vitrail.data.sources.idx import is_idx
 from vitrail.device import named_device
 from vitrail.errors import UserError
 from vitrail.model import Model, ViTConfig
+from vitrail.weights.contract import require_fit
 from vitrail.weights.load import load
 
 _BATCHES_AHEAD = 2  # decoded while a GPU works; on a CPU, decoding and the model would fight for the same cores
@@ -84,7 +86,8 @@ class Predictor:
     """A model with its pixel contract, from pictures to answers.
 
     Images are decoded by threads, ahead of a model on a GPU, and go through ``model.preprocess`` exactly as in
-    evaluation.
+    evaluation. Where that leaves them their own aspect ratios (mode native), those of a batch are packed into one sequence,
+    without padding.
     """
 
     def __init__(self, model: Model | str | Path, *, device: str = "auto", batch_size: int = 32) -> None:
@@ -96,7 +99,8 @@ class Predictor:
             batch_size: images that the model takes at a time.
 
         Raises:
-            UserError: the model cannot be loaded, does not know its pixels, or the device is not there.
+            UserError: the model cannot be loaded, does not know its pixels or cannot take them, or the device is not
+                there.
         """
         self.model = (load(model) if isinstance(model, str | Path) else model).eval()
         if self.model.preprocess is None:
@@ -104,6 +108,7 @@ class Predictor:
                 "the model has no preprocess, so its pixels are unknown: set model.preprocess = vitrail.Preprocess(...)"
             )
         self.preprocess: Preprocess = self.model.preprocess
+        require_fit(self.preprocess, self.model.config)
         self.device = named_device(device)
         self.model.to(self.device)
         self.batch_size = batch_size
@@ -159,18 +164,22 @@ class Predictor:
         return config.feature_width if isinstance(config, ViTConfig) else config.width
 
     def _rows(
-        self, images: Iterable[ImageLike], forward: Callable[[Tensor], Tensor]
+        self, images: Iterable[ImageLike], forward: Callable[..., Tensor]
     ) -> Iterator[tuple[ImageLike, Tensor | str]]:
         """Each image with its row of ``forward``'s result on the CPU, or with the message of its error."""
         for batch in self._loaded(images):
             pixels = [loaded for _, loaded in batch if isinstance(loaded, Tensor)]
-            rows: Iterator[Tensor] = iter(())
-            if pixels:
-                with torch.inference_mode():
-                    inputs = self.preprocess.normalize(torch.stack(pixels).to(self.device))
-                    rows = iter(forward(inputs).float().cpu())
+            rows = iter(self._answers(pixels, forward) if pixels else ())
             for image, loaded in batch:
                 yield image, next(rows) if isinstance(loaded, Tensor) else loaded
+
+    def _answers(self, pixels: Sequence[Tensor], forward: Callable[..., Tensor]) -> list[Tensor]:
+        """The row of ``forward``'s result for each image, uint8 (C, h, w), on the CPU."""
+        groups, order = by_size(pixels)
+        with torch.inference_mode():
+            inputs = [self.preprocess.normalize(group.to(self.device)) for group in groups]
+            rows = forward(inputs[0] if len(inputs) == 1 else inputs).float().cpu()
+        return [row for _, row in sorted(zip(order, rows, strict=True), key=lambda placed: placed[0])]
 
     def _loaded(self, images: Iterable[ImageLike]) -> Iterator[list[tuple[ImageLike, Tensor | str]]]:
         """Batches of images with their pixels, uint8 (C, H, W), or the message of their error."""

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import vitrail
@@ -14,7 +15,7 @@ from vitrail.cli.models import changes
 from vitrail.cli.pixels import Pixels, pixels
 from vitrail.data.preprocess import Preprocess
 from vitrail.errors import UserError
-from vitrail.model import ViT, ViTConfig
+from vitrail.model import ResNetConfig, ViT, ViTConfig
 from vitrail.weights import convert
 
 Run = Callable[..., tuple[int, str, str]]
@@ -84,6 +85,72 @@ def test_what_is_not_said_stays_as_the_model_has_it() -> None:
     squashed = pixels(None, None, "squash", None, None).contract(own, CONFIG, "m")
     assert (squashed.mode, squashed.crop_fraction, squashed.interpolation) == ("squash", 1.0, "bilinear")
     assert pixels(None, None, "squash", 0.8, None).contract(own, CONFIG, "m").crop_fraction == 0.8
+
+
+def mixed(folder: Path) -> Path:
+    """The folder's images, of three shapes in turn."""
+    for i, file in enumerate(sorted(folder.rglob("*.png"))):
+        with Image.open(file) as image:
+            image.resize(((20, 40), (40, 20), (30, 30))[i % 3]).save(file)
+    return folder
+
+
+def test_native_mode_counts_in_the_models_own_patches_and_keeps_its_size_as_the_budget() -> None:
+    own = Preprocess((16, 16), crop_fraction=0.9, mean=(0.1, 0.2, 0.3), std=(0.4,) * 3)
+    native = pixels(None, None, "native", None, None).contract(own, CONFIG, "m")
+    assert native == Preprocess((16, 16), mode="native", patch_size=8, mean=own.mean, std=own.std)
+    assert Pixels().contract(native, CONFIG, "m") == native
+    assert pixels("0.5", "0.5", "native", None, None).contract(None, CONFIG, "m").patch_size == 8
+    assert pixels(None, None, "squash", None, None).contract(native, CONFIG, "m").mode == "squash"
+    with pytest.raises(UserError, match="cuts nothing off"):
+        pixels(None, None, "native", 0.9, None).contract(own, CONFIG, "m")
+    with pytest.raises(UserError, match="'native' packs patches of images of different sizes, and a ResNet has none"):
+        pixels(None, None, "native", None, None).contract(own, ResNetConfig(image_size=(32, 32)), "m")
+
+
+def test_every_command_takes_images_at_their_own_aspect_ratio(
+    run: Run, bare: Path, image_folder: Path, tmp_path: Path
+) -> None:
+    given = ["--mean", "0.4", "--std", "0.3", "--mode", "native"]
+    data = mixed(image_folder)
+    model = make()
+    model.preprocess = Preprocess((16, 16), mode="native", patch_size=8, mean=(0.4,) * 3, std=(0.3,) * 3)
+    files = sorted(data.rglob("*.png"))
+    expected = vitrail.Predictor(model, device="cpu")
+    assert len({model.preprocess.load(file.read_bytes()).shape for file in files}) == 3
+    assert run("embed", bare, data, "--out", tmp_path / "f.npz", *given)[0] == 0
+    with np.load(tmp_path / "f.npz") as found:
+        np.testing.assert_allclose(found["features"], expected.features(files), rtol=1e-5, atol=1e-6)
+    _, out, _ = run("predict", bare, data, "--format", "jsonl", *given)
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert [row["probability"] for row in rows] == pytest.approx([p.probability for p in expected(files)], rel=1e-5)
+    _, out, _ = run("evaluate", bare, data, "--json", "-", *given)
+    assert json.loads(out)["nll"] == pytest.approx(vitrail.evaluate(model, data).nll, rel=1e-5)
+    _, out, _ = run("evaluate", bare, data, "--json", "-", *given, "--image-size", "32")
+    assert json.loads(out)["image_size"] == [32, 32]
+    assert run("probe", "--init", bare, data, "--shots", "1", *given)[0] == 0
+    code, out, _ = run("doctor", bare, data, *given)
+    assert code == 0
+    assert "16x16, own aspect ratio in up to 4 patches of 8x8" in " ".join(out.split())
+    assert "images keep their own, distorted by 0% (median)" in " ".join(out.split())
+    top1 = vitrail.evaluate(model, data).top1
+    assert f"{top1:.0%} of 36 images of train are recognised" in " ".join(out.split())
+
+
+def test_native_mode_is_kept_where_it_can_be_and_said_where_it_cannot(run: Run, bare: Path, tmp_path: Path) -> None:
+    given = ["--mean", "0.4", "--std", "0.3", "--mode", "native"]
+    own = Preprocess((16, 16), mode="native", patch_size=8, mean=(0.4,) * 3, std=(0.3,) * 3)
+    for origin, name in (("vitrail", "ours"), ("google", "m.npz"), ("facebook", "m.safetensors")):
+        assert run("convert", bare, "--to", origin, "--out", tmp_path / name, *given)[0] == 0
+        assert vitrail.load(tmp_path / name).preprocess == own
+    assert "the image keeps its own aspect ratio" in (tmp_path / "ours" / "README.md").read_text()
+    assert json.loads((tmp_path / "ours" / "config.json").read_text())["pretrained_cfg"]["crop_mode"] == "squash"
+    code, _, err = run("convert", bare, "--to", "timm", "--out", tmp_path / "timm", *given)
+    assert code == 0
+    assert "not kept as it is, read again: mode is squash instead of native" in " ".join(err.split())
+    code, _, err = run("convert", bare, "--to", "transformers", "--out", tmp_path / "hf", *given)
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert "preprocess.mode 'native' has no equal in transformers' image processors" in err
 
 
 @pytest.mark.parametrize(

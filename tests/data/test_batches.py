@@ -1,12 +1,14 @@
 """Batches: every sample its turn, the same batches for any number of workers, from any step, on any rank."""
 
 import pickle
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from vitrail.data.augment import Augment
 from vitrail.data.batches import Batch, TrainBatches, eval_batches
@@ -15,6 +17,7 @@ from vitrail.data.decode import ImageError
 from vitrail.data.open import open_data
 from vitrail.data.preprocess import Preprocess
 from vitrail.data.randomness import order
+from vitrail.data.resolutions import Resolutions
 from vitrail.data.samples import Samples
 from vitrail.errors import UserError
 
@@ -62,9 +65,85 @@ def test_workers_and_start_step_and_cache_do_not_change_the_batches(samples: Sam
     alone = stream(samples, augment)
     assert_same(alone, stream(samples, augment, workers=2))
     assert_same(alone[5:], stream(samples, augment, count=4, start_step=5))
-    cached = check_images(samples, PREPROCESS, keep=True).cached
+    cached = {(16, 16): check_images(samples, PREPROCESS, keep=True).cached}
     assert_same(alone, stream(samples, augment, cached=cached))
     assert_same(alone[3:], stream(samples, augment, count=6, start_step=3, workers=2, cached=cached))
+
+
+@pytest.mark.parametrize("order", ["random", "rising"])
+@pytest.mark.parametrize("augment", AUGMENTS.values(), ids=AUGMENTS)
+def test_steps_of_several_sizes_are_the_same_however_they_are_loaded(
+    samples: Samples, augment: Augment, order: str
+) -> None:
+    pairs = (((16, 16), 8), ((24, 16), 8), ((8, 8), 8), ((24, 24), 4))
+    resolutions = Resolutions(pairs, order, seed=4, total=9)
+    alone = stream(samples, augment, resolutions=resolutions)
+    assert [tuple(b.images.shape[-2:]) for b in alone] == [resolutions.at(step)[0] for step in range(9)]
+    assert len({b.images.shape for b in alone}) > 2
+    sizes = {size: replace(PREPROCESS, image_size=size) for size in resolutions.sizes}
+    cached = {size: check_images(samples, contract, keep=True).cached for size, contract in sizes.items()}
+    assert_same(alone[2:], stream(samples, augment, count=7, start_step=2, workers=2, resolutions=resolutions))
+    assert_same(alone, stream(samples, augment, cached=cached, resolutions=resolutions))
+    rest = stream(samples, augment, count=4, start_step=5, workers=2, cached=cached, resolutions=resolutions)
+    assert_same(alone[5:], rest)
+
+
+def test_every_rank_has_the_same_size_in_a_step(samples: Samples) -> None:
+    resolutions = Resolutions((((16, 16), 8), ((24, 16), 8), ((8, 8), 8)), "random", seed=2, total=6)
+    ranks = [stream(samples, Augment(), count=6, rank=rank, world=3, resolutions=resolutions) for rank in range(3)]
+    for batches in zip(*ranks, strict=True):
+        assert len({batch.images.shape for batch in batches}) == 1
+
+
+@pytest.mark.parametrize("augment", AUGMENTS.values(), ids=AUGMENTS)
+def test_images_at_their_own_aspect_ratio_keep_their_targets(tmp_path: Path, augment: Augment) -> None:
+    samples = _shapes(tmp_path)
+    contract = Preprocess((16, 16), mode="native", patch_size=4)
+    batches = TrainBatches(samples, contract, augment, batch_size=12, seed=4)
+    for step, batch in enumerate(islice(batches, 3)):
+        assert len(batch.groups) > 1
+        _, indices = batches.positions(step)
+        assert sorted(batch.indices.tolist()) == sorted(indices.tolist())
+        assert batch.targets.tolist() == samples.targets[batch.indices.numpy()].tolist()
+        for group in batch.groups:
+            h, w = group.shape[-2:]
+            assert (h % 4, w % 4) == (0, 0)
+            assert (h // 4) * (w // 4) <= 16
+        if augment.crop == "none":
+            for group, own in zip(batch.groups, batch.indices.split([len(g) for g in batch.groups]), strict=True):
+                shapes = {contract.load(samples.encoded(i)).shape for i in own.tolist()}
+                assert shapes == {group.shape[1:]}
+    assert_same_groups(list(islice(batches, 3)), list(islice(replace(batches, workers=2), 3)))
+
+
+def test_crops_of_a_wide_image_are_wide_where_it_keeps_its_aspect_ratio(tmp_path: Path) -> None:
+    wide = _shapes(tmp_path).subset([0])  # 20 high, 60 wide
+    augment = Augment(crop="random_resized", scale=(0.25, 1.0), ratio=(0.9, 1.1))
+    for mode, patch_size in (("native", 2), ("crop", None)):
+        contract = Preprocess((24, 24), mode=mode, patch_size=patch_size)
+        batch = TrainBatches(wide, contract, augment, batch_size=16, seed=0)[0]
+        ratios = [group.shape[-1] / group.shape[-2] for group in batch.groups]
+        assert all(2.3 < ratio < 3.9 for ratio in ratios) if mode == "native" else ratios == [1.0]
+
+
+def _shapes(folder: Path) -> Samples:
+    """Twelve pictures of noise in four shapes and two classes."""
+    rng = np.random.default_rng(0)
+    for number in range(12):
+        height, width = [(20, 60), (40, 40), (50, 25), (33, 47)][number % 4]
+        path = folder / "ab"[number % 2] / f"{number:02d}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(path)
+    found = open_data(folder, val_fraction=0).train
+    assert found is not None
+    return found
+
+
+def assert_same_groups(first: list[Batch], second: list[Batch]) -> None:
+    for a, b in zip(first, second, strict=True):
+        assert len(a.groups) == len(b.groups)
+        assert all(torch.equal(x, y) for x, y in zip(a.groups, b.groups, strict=True))
+        assert torch.equal(a.indices, b.indices)
 
 
 def test_ranks_share_out_each_global_batch(samples: Samples) -> None:

@@ -186,7 +186,7 @@ def test_contract_survives_json() -> None:
         ({"image_size": [8, 8], "std": [0.5, 0.5, 0]}, "std"),
         ({"image_size": [8, 8], "std": [0.5, 0.5, float("nan")]}, "std.*finite"),
         ({"image_size": [8, 8], "crop_rounding": "up"}, "crop_rounding 'up'"),
-        ({"image_size": [8, 8], "version": 3}, "version 3.*upgrade"),
+        ({"image_size": [8, 8], "version": 4}, "version 4.*upgrade"),
         ({}, "image_size is missing"),
         ({"image_size": None}, "not a usable contract"),
         ({"image_size": [8, 8], "crop_fraction": "all"}, "not a usable contract"),

@@ -2,6 +2,7 @@
 
 import json
 import re
+from importlib import import_module
 
 import pytest
 from small_examples import make_folder, make_model
@@ -220,3 +221,91 @@ def test_probe_refuses_unusable_input(run, model, images, arguments, message):
     code, out, err = run("probe", *arguments)
     assert (code, out) == (2, "")
     assert message in err
+
+
+def test_several_sizes_give_a_table_with_the_own_size_among_them(run, model, images):
+    code, out, err = run("evaluate", model, images, "--image-size", "8,24x32")
+    assert code == 0
+    assert "own size, 16x16, is evaluated too" in err
+    rows = [line for line in out.splitlines() if re.search(r"│ +\d+x\d+ │", line)]
+    assert [re.search(r"\d+x\d+", row)[0] for row in rows] == ["16x16", "8x8", "24x32"]
+    assert "own size" in rows[0]
+    for row, size in zip(rows, ((16, 16), (8, 8), (24, 32)), strict=True):
+        result = vitrail.evaluate(vitrail.resize(vitrail.load(model), size), images)
+        assert f"{result.top1:.2%}" in row
+        assert f"{result.nll:.4f}" in row
+
+
+def test_several_sizes_as_json_are_each_what_one_size_alone_gives(run, model, images):
+    code, out, err = run("evaluate", model, images, "--image-size", "8,16,24x32", "--json", "-")
+    values = json.loads(out)
+    assert (code, err) == (0, "")
+    assert {key: values[key] for key in ("model", "data", "split", "own_size")} == {
+        "model": "model",
+        "data": "images",
+        "split": "test",
+        "own_size": [16, 16],
+    }
+    assert [size["image_size"] for size in values["sizes"]] == [[8, 8], [16, 16], [24, 32]]
+    assert [size["tokens"] for size in values["sizes"]] == [5, 17, 49]
+    for size in values["sizes"]:
+        text = "x".join(map(str, size["image_size"]))
+        alone = json.loads(run("evaluate", model, images, "--image-size", text, "--json", "-")[1])
+        for key in ("n", "top1", "top1_ci95", "nll"):
+            assert size[key] == alone[key]
+        assert size["images_per_second"] > 0
+    own, other = values["sizes"][1], values["sizes"][2]
+    assert (own["difference"], own["difference_ci95"]) == (None, None)
+    assert other["difference"] == pytest.approx(other["top1"] - own["top1"])
+    assert other["difference_ci95"][0] <= other["difference"] <= other["difference_ci95"][1]
+
+
+def test_several_sizes_leave_the_same_bad_images_out_and_look_once(run, model, damaged, monkeypatch):
+    looks = []
+    own = cache.check_images
+    monkeypatch.setattr(cache, "check_images", lambda *args, **kwargs: looks.append(1) or own(*args, **kwargs))
+    code, out, err = run("evaluate", model, damaged, "--image-size", "8,16", "--skip-bad", "--json", "-")
+    assert code == 0
+    assert [size["n"] for size in json.loads(out)["sizes"]] == [13, 13]
+    assert err.count("are left out") == len(looks) == 1
+    code, out, err = run("evaluate", model, damaged, "--image-size", "8,16")
+    assert (code, out) == (2, "")
+    assert "--skip-bad" in err
+
+
+@pytest.mark.parametrize("suffix", ["png", "svg"])
+def test_the_curve_is_drawn(run, model, images, tmp_path, suffix):
+    for name in ("one", "two"):
+        code, _, err = run("evaluate", model, images, "--image-size", "8,16,24x32", "--figure", f"{name}.{suffix}")
+        assert code == 0
+        assert f"figure: {name}.{suffix}" in err
+    drawn = (tmp_path / f"one.{suffix}").read_bytes()
+    assert drawn == (tmp_path / f"two.{suffix}").read_bytes()
+    if suffix == "svg":
+        text = drawn.decode()
+        assert all(words in text for words in ("24x32", "FLOPs of one image", "own size", "another shape", "15 images"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--image-size", "8,,16"], "one comma between"),
+        (["--image-size", "8,8x8"], "written twice"),
+        (["--image-size", "8,18"], "nearest sizes are 16x16 and 20x20"),
+        (["--image-size", "8,16384"], "image size 16384x16384 needs about "),
+        (["--image-size", "8,16", "--report", "page.html"], "the page is about one size"),
+        (["--image-size", "8,16", "--calibrate-on", "train"], "no temperature"),
+        (["--image-size", "8,16", "--figure", "curve.gif"], "must be .png or .svg"),
+        (["--image-size", "8,16", "--figure", "nowhere/curve.png"], "no folder nowhere"),
+        (["--image-size", "8", "--figure", "curve.png"], "needs several sizes"),
+        (["--figure", "curve.png"], "needs several sizes"),
+    ],
+)
+def test_what_does_not_go_with_the_sizes_is_refused_before_any_work(
+    run, model, images, monkeypatch, arguments, message
+):
+    monkeypatch.setattr(import_module("vitrail.weights.load"), "load_found", None)
+    code, out, err = run("evaluate", model, images, *arguments)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert err.count("\n") == 1

@@ -1,11 +1,15 @@
 """Running a model over a data set: order, last batch, workers, classes by name, and what cannot be evaluated."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+from PIL import Image
 from small_examples import make_folder, make_model
 
 from vitrail.data.cache import check_images
 from vitrail.data.open import open_data
+from vitrail.data.preprocess import Preprocess
 from vitrail.errors import UserError
 from vitrail.evaluation.run import choose_split, evaluate, infer, predict_logits
 
@@ -46,6 +50,28 @@ def test_workers_and_the_cache_do_not_change_the_result(samples):
     assert torch.equal(infer(model, samples, batch_size=5, workers=2), expected)
     cached = check_images(samples, model.preprocess, keep=True).cached
     assert torch.equal(infer(model, samples, batch_size=5, cached=cached), expected)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_images_at_their_own_aspect_ratio_are_evaluated_as_one_by_one(tmp_path, workers):
+    model = make_model()
+    native = Preprocess((16, 16), mode="native", patch_size=4)
+    make_folder(tmp_path / "wide")
+    for i, file in enumerate(sorted((tmp_path / "wide").rglob("*.png"))):
+        with Image.open(file) as image:
+            image.resize(((10, 20), (20, 10), (20, 20))[i % 3]).save(file)
+    samples = open_data(tmp_path / "wide", val_fraction=0).train
+    images = [native.load(samples.encoded(i)) for i in range(12)]
+    assert len({image.shape for image in images}) == 3
+    with torch.no_grad():
+        expected = torch.cat([model(native.normalize(image[None])) for image in images])
+    done = []
+    found = infer(model, samples, native, batch_size=5, workers=workers, progress=lambda *at: done.append(at))
+    assert torch.allclose(found, expected, atol=1e-5)  # sums in another order
+    assert done == [(5, 12), (10, 12), (12, 12)]
+    assert evaluate(model, samples, preprocess=native).n == 12
+    with pytest.raises(UserError, match="patch_size 8 is not the model's 4"):
+        infer(model, samples, replace(native, patch_size=8))
 
 
 def test_features_are_those_of_the_model(samples):

@@ -11,6 +11,7 @@ from vitrail.errors import UserError
 from vitrail.model import ResNetConfig
 from vitrail.recipes import files
 from vitrail.recipes.recipe import Recipe, documented_keys, known_keys
+from vitrail.recipes.resolution import Resolution
 
 
 @pytest.mark.parametrize("name", files.shipped())
@@ -116,6 +117,31 @@ def test_keys_that_two_kinds_of_model_share_say_what_they_mean_to_each() -> None
         ({"optimizer.name": "adm"}, "'adamw', 'adam', 'sgd' or 'muon', not 'adm'"),
         ({"model.pol": "avg"}, "did you mean pool"),
         ({"model.dropout": 0.1}, "unknown key 'model.dropout'"),
+        (
+            {"resolution.sizes": "336-112"},
+            "resolution.sizes: a range is written from its smaller end to its larger one",
+        ),
+        ({"resolution.sizes": []}, "resolution.sizes: name at least one, or leave the key out, not []"),
+        ({"resolution.sizes": [224, 0]}, "resolution.sizes: a side has 1 to 16384 pixels, not [224, 0]"),
+        ({"resolution.sizes": [-16]}, "resolution.sizes: a side has 1 to 16384 pixels"),
+        ({"resolution.sizes": "112-99999"}, "resolution.sizes: a side has 1 to 16384 pixels"),
+        ({"resolution.sizes": [[1, 2, 3]]}, "resolution.sizes: write a list such as [160, 224, [384, 256]] or a range"),
+        ({"resolution.sizes": [1.5]}, "resolution.sizes: write a list such as"),
+        ({"resolution.sizes": True}, "resolution.sizes: write a list such as"),
+        ({"resolution.sizes": [16, [16, 16]]}, "resolution.sizes: each is written once, and 16 is there twice"),
+        ({"resolution.scales": [0]}, "resolution.scales.0: Input should be greater than 0, not 0"),
+        ({"resolution.scales": [float("nan")]}, "resolution.scales.0: Input should be greater than 0"),
+        (
+            {"resolution.scales": [float("inf")]},
+            "resolution.scales: factors of image_size such as [0.5, 1, 2] are meant",
+        ),
+        ({"resolution.patch_sizes": [8, 8]}, "resolution.patch_sizes: each is written once, and 8 is there twice"),
+        ({"resolution.patch_sizes": [8.5]}, "resolution.patch_sizes.0: Input should be a valid integer"),
+        ({"resolution.order": "risin"}, "resolution.order: Input should be 'random' or 'rising', not 'risin'"),
+        (
+            {"resolution": {"sizes": [8], "scales": [1]}},
+            "resolution: give resolution.sizes or resolution.scales, not both",
+        ),
         ({"optimizer.accumulate": 7}, "batch_size must be divisible by optimizer.accumulate"),
     ],
 )
@@ -123,6 +149,39 @@ def test_what_is_wrong_is_named(changes: dict[str, object], message: str) -> Non
     with pytest.raises(UserError) as caught:
         files.changed(files.load("small"), changes)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("written", "sizes"),
+    [
+        ("112-336", "112-336"),
+        ("[160, 224, [384, 256]]", (160, 224, (384, 256))),
+        ("160,224,384x256", (160, 224, (384, 256))),
+        ("224", (224,)),
+        ("null", None),
+    ],
+)
+def test_sizes_are_written_as_a_list_or_a_range_and_stay_so(tmp_path: Path, written: str, sizes: object) -> None:
+    recipe = files.changed(files.load("small"), files.parse_settings([f"resolution.sizes={written}"]))
+    assert recipe.resolution.sizes == sizes
+    assert recipe.resolution.varies == (sizes is not None)
+    files.save(recipe, tmp_path / "recipe.yaml")
+    assert files.load(tmp_path / "recipe.yaml") == recipe
+
+
+def test_sizes_take_the_place_of_scales() -> None:
+    recipe = files.changed(files.load("small"), {"resolution.scales": [0.5, 1], "resolution.patch_sizes": "8,16"})
+    assert (recipe.resolution.scales, recipe.resolution.patch_sizes) == ((0.5, 1.0), (8, 16))
+    sized = files.changed(recipe, {"resolution.sizes": [32]}).resolution
+    assert (sized.sizes, sized.scales, sized.patch_sizes) == ((32,), None, (8, 16))
+
+
+def test_the_middle_of_the_sizes_is_in_whole_patches() -> None:
+    assert Resolution(sizes="112-336").middle(16) == (224, 224)
+    assert Resolution(sizes="100-330").middle(14) == (210, 210)
+    assert Resolution(sizes="10-17").middle(16) == (16, 16)
+    assert Resolution(sizes=(336, (200, 100), 112)).middle(16) == (200, 100)
+    assert Resolution(scales=(0.5, 1)).middle(16) is None
 
 
 def test_a_persons_own_recipe_is_the_same_kind_of_file(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from study_findings import VIEWS, bias, pooling, position, tokens
+from study_findings import SMALL_STUDIES, VIEWS, bias, pooling, position, resolution, tokens
 from vitrail.model.cost import flops
 from vitrail.model.variants import variant
 from vitrail.studies import figures
@@ -59,7 +59,7 @@ def test_every_arm_is_named(view, width):
 def test_the_caption_says_how_many_seeds_and_images_and_what_intervals(view):
     for width in WIDTHS:
         said = " ".join(figures.caption(VIEWS[view](), width))
-        assert "5 seeds" in said
+        assert ("3 seeds" if view == "sizes" else "5 seeds") in said
         assert "the 360 test images" in said
         assert "95 % intervals" in said
 
@@ -239,3 +239,50 @@ def test_an_inline_figure_shares_no_id_follows_the_style_sheet_and_points_nowher
         assert "var(--ink)" in part
         assert not re.findall("#[0-9a-f]{6}", part)
         assert 'aria-label="a &quot;label&quot;"' in part
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize(("kinds", "readings", "scales", "stages"), SMALL_STUDIES)
+def test_a_study_of_few_arms_sizes_or_stages_is_drawn(kinds, readings, scales, stages, width):
+    findings = resolution(kinds, readings, scales, stages)
+    svg = figures.svg(findings, width)
+    for arm in findings.study.arms:
+        assert arm in words(svg)
+    letters = " ".join(figures.caption(findings, width))
+    assert ("d and e:" in letters) == bool(readings)
+
+
+def test_a_study_of_sizes_without_any_is_drawn_as_its_training_runs():
+    assert "rotary 2-D" in words(figures.svg(resolution(sizes=())))
+    assert figures.caption(resolution(sizes=()))
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_sizes_stand_at_equal_steps_of_scale_and_readings_as_differences_filled_where_told_apart(width):
+    findings = resolution()
+    trained, tuned, flops, before, after = figures.draw(findings, width).axes
+    for ax in (trained, tuned):
+        assert [label.get_text() for label in ax.get_xticklabels()] == ["8", "12", "16", "24", "32"]
+        ticks = np.log2(ax.get_xticks())
+        assert ticks[2] - ticks[0] == pytest.approx(ticks[4] - ticks[2])
+        assert [label.get_fontweight() for label in ax.get_xticklabels()].count("bold") == 1
+    assert flops.get_xscale() == "log"
+    assert before.get_ylim() == after.get_ylim()
+    for ax, stage in ((before, False), (after, True)):
+        faces = [line.get_markerfacecolor() for line in ax.lines if line.get_marker() not in ("None", "")]
+        told = [
+            p.told_apart for p in findings.sizes if findings.study.arms[p.arm].of and p.tuned == stage and p.scale != 1
+        ]
+        assert [face != style.PAPER for face in faces] == told
+    assert any(p.told_apart for p in findings.sizes if findings.study.arms[p.arm].of)
+
+
+def test_sizes_that_are_no_squares_and_runs_that_diverged_are_shown():
+    findings = resolution()
+    points = tuple(replace(p, diverged=1) if p.arm == "rotary 2-D" else p for p in findings.points)
+    sizes = tuple(replace(p, image_size=(p.image_size[0], 2 * p.image_size[1])) for p in findings.sizes)
+    ax = figures.draw(replace(findings, points=points, sizes=sizes)).axes[0]
+    assert [label.get_text() for label in ax.get_xticklabels()][:2] == ["8×\n16", "12×\n24"]
+    assert len([line for line in ax.lines if line.get_marker() == "x"]) == 5
+    assert "A cross marks arms with runs that diverged" in " ".join(figures.caption(replace(findings, points=points)))
+    assert "diverged" not in " ".join(figures.caption(findings))

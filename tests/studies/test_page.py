@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from study_findings import VIEWS, bias, pooling, position, tokens
+from study_findings import SMALL_STUDIES, VIEWS, bias, pooling, position, resolution, tokens
 from vitrail.studies import figures
 from vitrail.studies.page import render, write_page
 from vitrail.studies.study import Arm, Study
@@ -64,7 +64,7 @@ def test_the_page_needs_nothing_from_outside_and_runs_nothing(view):
     assert {value.removeprefix("#") for name, value in page.attributes if name == "href"} <= own
     assert set(re.findall(r"url\(([^)]*)\)", html)) <= {f"#{name}" for name in own}
     assert len([value for name, value in page.attributes if name == "id"]) == len(own)
-    assert len(html) < 250_000
+    assert len(html) < (400_000 if view == "sizes" else 250_000)
 
 
 @pytest.mark.parametrize("view", VIEWS)
@@ -79,9 +79,10 @@ def test_a_reader_finds_question_answer_figure_limits_table_method_and_setting_i
         figures.caption(findings)[0],
         "What the numbers say",
         *findings.conclusions[1:],
+        *findings.advice,
         "What the numbers do not say",
         *findings.cautions,
-        "Table",
+        "Training runs" if findings.sizes else "Table",
         "Method",
         "What all arms share",
         "Setting",
@@ -232,6 +233,49 @@ def test_no_text_is_run():
     assert not {"script", "img"} & set(page.tags)
     assert page.tags.count("b") == 30 + 25  # the numbers of the table: accuracies, and differences to the reference
     assert page.text.count(BAD) > 60
+
+
+@pytest.mark.usefixtures("no_figure")
+def test_accuracy_stands_by_arm_and_size_for_both_stages_and_in_full_below():
+    findings = resolution()
+    html = render(findings)
+    tables = [table.split("</table>")[0] for table in html.split('<table class="answers sizes">')[1:]]
+    for tuned, table in enumerate(tables):
+        rows = [Page(f"<table>{row}</tr></table>").text for row in re.findall(r"(<tr.*?)</tr>", table, re.DOTALL)]
+        assert [row.count(" × ") for row in rows] == [5] + [0] * 12
+        assert rows[0].count("trained here") == 1
+        for arm, row in zip(findings.study.arms, rows[1:], strict=True):
+            own = [p for p in findings.sizes if p.arm == arm and p.tuned == tuned]
+            place = row.index(arm)
+            for point in own:
+                place = row.index(f"{100 * point.top1.mean:.1f} % {100 * point.top1.low:.1f} to", place)
+            assert row.count("●") == sum(p.change_told_apart for p in own)
+            assert row.count("○") == sum(p.change is not None and not p.change_told_apart for p in own)
+    assert len(tables) == 2
+    text = Page(html).text
+    assert "Every number at every size (120 rows)" in text
+    assert (
+        "rotary 2-D 32 × 32 fine-tuned 96.6 % 95.3 to 97.9 ● +2.2 +1.2 to +3.2 ○ −0.1 −1.3 to +1.1 0.300 3 256" in text
+    )
+    assert "What to do To use such a model at half its size, fine-tune it there." in text
+    assert "of the trained models of “learned 1-D, bicubic antialiased”" in text
+
+
+@pytest.mark.usefixtures("no_figure")
+@pytest.mark.parametrize(("kinds", "readings", "scales", "stages"), SMALL_STUDIES)
+def test_a_study_of_few_arms_sizes_or_stages_has_a_page(kinds, readings, scales, stages):
+    text = Page(render(resolution(kinds, readings, scales, stages))).text
+    assert f"Every number at every size ({(len(kinds) + len(readings)) * len(scales) * len(stages)} rows)" in text
+    assert ("After a brief fine-tuning" in text) == (True in stages)
+    assert ("As trained" in text) == (False in stages)
+
+
+@pytest.mark.usefixtures("no_figure")
+def test_a_study_of_sizes_that_has_tried_none_is_shown_as_its_training_runs():
+    text = Page(render(resolution(sizes=(), advice=()))).text
+    assert "Accuracy by size" not in text
+    assert "What to do" not in text
+    assert "rotary 2-D" in text
 
 
 @pytest.mark.usefixtures("no_figure")

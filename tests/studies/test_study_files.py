@@ -10,6 +10,9 @@ from tiny_study import TINY
 from vitrail.errors import UserError
 from vitrail.studies import files
 
+SIZES: dict[str, Any] = {"view": "sizes", "sizes": {}}
+READ: dict[str, Any] = {"of": "with", "model.position_interpolation": "area"}
+
 
 @pytest.mark.parametrize("name", files.shipped())
 def test_a_shipped_study_can_be_planned_on_the_built_in_digits(name: str) -> None:
@@ -23,7 +26,7 @@ def test_a_shipped_study_can_be_planned_on_the_built_in_digits(name: str) -> Non
 
 
 def test_the_studies_of_the_paper_are_there() -> None:
-    assert {"tokens", "position", "bias", "pooling"} <= set(files.shipped())
+    assert {"tokens", "position", "bias", "pooling", "resolution"} <= set(files.shipped())
 
 
 def test_a_study_of_ones_own_is_a_file_of_about_twenty_lines(tmp_path: Path) -> None:
@@ -67,6 +70,34 @@ def test_a_study_of_ones_own_is_a_file_of_about_twenty_lines(tmp_path: Path) -> 
         ({"along": {"key": "optimizer.lr", "values": [0.1, 1]}}, "optimizer.lr: write lr"),
         ({"along": {"key": "epochs", "values": [1, 1.0]}}, "1 is there twice"),
         ({"along": {"key": "epochs", "values": [1, {"a": 2}]}}, "a number, a word or a list of these, not {'a': 2}"),
+        ({"view": "sizes"}, "view sizes and sizes belong together"),
+        ({"sizes": {}}, "view sizes and sizes belong together"),
+        ({**SIZES, "sizes": {"scales": [0.5, 2]}}, "scales must have 1 among them"),
+        ({**SIZES, "sizes": {"scales": [1, 0.5]}}, "scales must rise"),
+        ({**SIZES, "sizes": {"scales": [1, 2, 2]}}, "2 is there twice"),
+        ({**SIZES, "sizes": {"scales": [0, 1]}}, "sizes.scales.0"),
+        ({**SIZES, "sizes": {"tune": 1}}, "sizes.tune"),
+        ({**SIZES, "along": {"key": "epochs", "values": [1, 2]}}, "sizes and along are two axes"),
+        ({"arms": {"with": {}, "b": READ}}, "arms.b.of: only a study of sizes"),
+        (
+            {**SIZES, "arms": {"with": {}, "b": {**READ, "of": "c"}}},
+            "arms.b.of 'c' is none of the arms that are trained",
+        ),
+        (
+            {**SIZES, "arms": {"with": {}, "b": READ, "c": {**READ, "of": "b"}}},
+            "arms.c.of 'b' is none of the arms that",
+        ),
+        ({**SIZES, "arms": {"with": READ, "b": {}}}, "arms.with.of 'with' is none of the arms that are trained"),
+        (
+            {**SIZES, "arms": {"with": {**READ, "of": "b"}, "b": {}}},
+            "arms.with.of: the reference and match.to are arms",
+        ),
+        (
+            {**SIZES, "arms": {"with": {}, "b": {"of": "with"}}},
+            "changes model.position_interpolation, and nothing else",
+        ),
+        ({**SIZES, "arms": {"with": {}, "b": {**READ, "model.depth": 2}}}, "position_interpolation, and nothing else"),
+        ({**SIZES, "arms": {"with": {}, "b": {**READ, "lr": [1e-3]}}}, "has no lr and no alternatives of its own"),
         ({"along": {"key": "data.fractoin", "values": [0.1, 1]}}, "unknown recipe key 'data.fractoin'"),
     ],
 )

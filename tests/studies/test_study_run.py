@@ -300,5 +300,5 @@ def test_bad_options_get_one_line(
 def test_without_a_name_the_studies_are_listed(run: Callable[..., Any]) -> None:
     code, out, _ = run("study")
     assert code == 0
-    for name in ("bias", "pooling", "position", "tokens"):
+    for name in ("bias", "pooling", "position", "resolution", "tokens"):
         assert name in out

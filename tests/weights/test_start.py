@@ -172,7 +172,7 @@ def test_a_choice_that_changes_the_function_is_said(make_model: Make) -> None:
     assert "model.pool was token in the start model and is avg now" in notes
 
 
-@pytest.mark.parametrize("change", [{"width": 64}, {"depth": 3}, {"pool": "map"}, {"patch_size": 4}])
+@pytest.mark.parametrize("change", [{"width": 64}, {"depth": 3}, {"pool": "map"}])
 def test_another_shape_is_refused_by_name(make_model: Make, change: dict) -> None:
     source = make_model()
     with pytest.raises(UserError, match="do not fit"):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import typer
 
-from vitrail.cli import convert, doctor, embed, evaluate, info, predict, probe, recipe, study, train
+from vitrail.cli import convert, doctor, embed, evaluate, info, predict, probe, recipe, resize, study, train
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "train": train.train,
@@ -17,6 +17,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "study": study.study,
     "info": info.info,
     "convert": convert.convert,
+    "resize": resize.resize,
     "doctor": doctor.doctor,
     "recipe": recipe.recipe,
 }

@@ -13,6 +13,7 @@ def embed(
     model: Annotated[str, typer.Argument(help="A run, a model folder, a file of weights, hf:owner/name or timm:NAME.")],
     inputs: Annotated[list[str], typer.Argument(help="Files, folders, patterns, or data sets (CSV, digits ...).")],
     out: Annotated[Path, typer.Option(help="The file to write: .npz or .parquet.")],
+    image_size: Annotated[str | None, typer.Option(help="Another image size than the model's: 224 or 384x256.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images that the model takes at a time.")] = 32,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
     mean: Mean = None,
@@ -24,10 +25,10 @@ def embed(
 ) -> None:
     """Write the features of images, with their names, and their labels where the data have them."""
     from vitrail.cli.console import note
-    from vitrail.cli.models import load_model
     from vitrail.cli.outputs import FEATURE_WRITERS
     from vitrail.cli.pixels import pixels
     from vitrail.cli.predict import watched
+    from vitrail.cli.sizes import load_at
     from vitrail.errors import UserError
 
     write = FEATURE_WRITERS.get(out.suffix.lower())
@@ -41,7 +42,8 @@ def embed(
     from vitrail.prediction import Predictor, expand_inputs
 
     sources = expand_inputs(inputs, labelled=True)
-    opened = load_model(model, set_, pixels(mean, std, mode, crop_fraction, interpolation))
+    said = pixels(mean, std, mode, crop_fraction, interpolation)
+    opened = load_at(model, set_, said, image_size, batch_size=batch_size, device=device)
     predictor = Predictor(opened, device=device, batch_size=batch_size)
     found = list(watched(predictor.stream_features(sources), len(sources), "embedding"))
     good = [f for f in found if f.values is not None]

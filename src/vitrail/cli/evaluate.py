@@ -33,7 +33,12 @@ def evaluate(
         str | None,
         typer.Option(help="Split to fit the temperature on; without it, on the evaluated images themselves."),
     ] = None,
-    image_size: Annotated[str | None, typer.Option(help="Another image size than the model's: 224 or 384x256.")] = None,
+    image_size: Annotated[
+        str | None,
+        typer.Option(
+            help="Another image size than the model's, 224 or 384x256; or several to compare: 160,224,384x256."
+        ),
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images a batch.")] = 64,
     workers: Annotated[
         int | None, typer.Option(min=0, help="Processes that load images; any number gives the same result.")
@@ -42,6 +47,9 @@ def evaluate(
         str | None, typer.Option("--json", metavar="FILE", help="Write the numbers as JSON; - for standard output.")
     ] = None,
     report: Annotated[Path | None, typer.Option(help="Write a page with pictures: an HTML file.")] = None,
+    figure: Annotated[
+        Path | None, typer.Option(help="With several sizes: draw accuracy against size and FLOPs, in a .png or .svg.")
+    ] = None,
     mean: Mean = None,
     std: Std = None,
     mode: Mode = None,
@@ -50,24 +58,40 @@ def evaluate(
     set_: Settings = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out images that cannot be read.")] = False,
 ) -> None:
-    """Show top-1 and top-5 accuracy, calibration, classes and confident mistakes."""
+    """Show top-1 and top-5 accuracy, calibration, classes and confident mistakes; or, at several sizes, accuracy and cost."""
+    from vitrail.cli import curve
     from vitrail.cli.models import load_model
     from vitrail.cli.pixels import pixels
     from vitrail.cli.scores import show
+    from vitrail.cli.sizes import image_sizes, load_at
     from vitrail.training.device import devices
 
-    _check_outputs(json_file, report)
-    vit = load_model(model, set_, pixels(mean, std, mode, crop_fraction, interpolation))
-    preprocess = _preprocess(vit, image_size)
-    name, samples, calibration = _samples(vit, model, data, split, calibrate_on)
-    task = Task(model, data, name, vit, preprocess, samples, calibration, calibrate_on or "")
+    _check_outputs(json_file, report, figure)
+    said = pixels(mean, std, mode, crop_fraction, interpolation)
+    sizes = [] if image_size is None else image_sizes(image_size)
+    curve.check_options(len(sizes), report, figure, calibrate_on)
     with devices() as place:
+        if len(sizes) > 1:
+            curve.check_sizes(model, set_, sizes, batch_size, place)
+            vit = load_model(model, set_, said)
+        else:
+            vit = load_at(
+                model, set_, said, image_size, batch_size=batch_size, device=place.device, neighbours=place.neighbours
+            )
+        preprocess: Preprocess = vit.preprocess
+        name, samples, calibration = _samples(vit, model, data, split, calibrate_on)
+        task = Task(model, data, name, vit, preprocess, samples, calibration, calibrate_on or "")
+        if len(sizes) > 1:
+            scores = curve.run(task, sizes, place, batch_size, workers, skip_bad)
+            if place.first:
+                curve.tell(task, scores, json_file, figure)
+            return
         done = _evaluate(task, place, batch_size, workers, skip_bad)
         if not place.first:
             return
         if json_file is not None:
             head = {"model": model, "data": data, "split": name, "image_size": list(preprocess.image_size)}
-            _write_json(json_file, {**head, **done.evaluation.to_dict()})
+            write_json(json_file, {**head, **done.evaluation.to_dict()})
         if json_file != "-":
             show(done.evaluation, f"{name} of {data}")
         if report is not None:
@@ -169,30 +193,16 @@ def _samples(
     return name, samples, calibration
 
 
-def _preprocess(vit: "Model", image_size: str | None) -> "Preprocess":
-    """The model's pixel contract, at another image size where one is given."""
-    import dataclasses
-
-    from vitrail.cli.sizes import image_size as parse_size
-
-    contract: Preprocess = vit.preprocess
-    if image_size is None:
-        return contract
-    size = parse_size(image_size)
-    vit.config.with_changes(image_size=size)  # refuses a size that the patches do not divide
-    return dataclasses.replace(contract, image_size=size)
-
-
-def _check_outputs(json_file: str | None, report: Path | None) -> None:
+def _check_outputs(json_file: str | None, report: Path | None, figure: Path | None) -> None:
     """Refuse, before any work, files that cannot be written."""
     from vitrail.errors import UserError
 
-    for option, path in (("--json", json_file), ("--report", report)):
+    for option, path in (("--json", json_file), ("--report", report), ("--figure", figure)):
         if path is not None and path != "-" and not Path(path).absolute().parent.is_dir():
             raise UserError(f"{option} {path}: there is no folder {Path(path).parent}")
 
 
-def _write_json(file: str, values: dict[str, Any]) -> None:
+def write_json(file: str, values: dict[str, Any]) -> None:
     """One line on standard output for ``-``, else a file that appears whole or not at all."""
     from vitrail.weights import replace
 

@@ -21,7 +21,10 @@ Mean = Annotated[
 Std = Annotated[
     str | None, typer.Option(metavar="VALUES", help="Deviation of the pixels: one value, or one a channel.")
 ]
-Mode = Annotated[str | None, typer.Option(help="How an image gets the model's shape: crop, squash or pad.")]
+Mode = Annotated[
+    str | None,
+    typer.Option(help="How an image gets the model's shape: crop, squash or pad; or native, to keep its own."),
+]
 CropFraction = Annotated[
     float | None, typer.Option(help="Share of the resized image's sides that is kept, such as 0.875; 1 keeps all.")
 ]
@@ -69,11 +72,14 @@ class Pixels:
             name: the model, for errors.
 
         Raises:
-            UserError: without a contract, mean or std is not given; values that are impossible.
+            UserError: without a contract, mean or std is not given; values that are impossible; mode native for a ResNet.
         """
         from vitrail.data.preprocess import Preprocess
+        from vitrail.weights.contract import patch_size_of
 
         changes = self.changes
+        if changes.get("mode") == "native":
+            changes["patch_size"] = patch_size_of(config)
         channels = config.channels if known is None else known.channels
         for key in ("mean", "std"):
             if len(changes.get(key, ())) == 1:

@@ -21,6 +21,7 @@ def predict(
     top: Annotated[int, typer.Option(min=1, help="How many labels to give for each image.")] = 5,
     format: Annotated[str | None, typer.Option(help="table, csv, jsonl or parquet; default by --out.")] = None,
     out: Annotated[Path | None, typer.Option(help="Write to this file instead of standard output.")] = None,
+    image_size: Annotated[str | None, typer.Option(help="Another image size than the model's: 224 or 384x256.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images that the model takes at a time.")] = 32,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
     mean: Mean = None,
@@ -31,14 +32,15 @@ def predict(
     set_: Settings = None,
 ) -> None:
     """Give the labels of images. One that cannot be read has its error reported and does not stop the others."""
-    from vitrail.cli.models import load_model
     from vitrail.cli.outputs import WRITERS, choose_format
     from vitrail.cli.pixels import pixels
+    from vitrail.cli.sizes import load_at
     from vitrail.prediction import Predictor, expand_inputs
 
     chosen = choose_format(format, out)
     sources = expand_inputs(inputs)
-    opened = load_model(model, set_, pixels(mean, std, mode, crop_fraction, interpolation))
+    said = pixels(mean, std, mode, crop_fraction, interpolation)
+    opened = load_at(model, set_, said, image_size, batch_size=batch_size, device=device)
     predictor = Predictor(opened, device=device, batch_size=batch_size)
     to_terminal = out is None and chosen != "table"  # a live bar would run into the rows
     predictions: Iterable[Prediction] = predictor.stream(sources, top=top)

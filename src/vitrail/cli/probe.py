@@ -12,6 +12,7 @@ from vitrail.cli.pixels import CropFraction, Interpolation, Mean, Mode, Pixels, 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import torch
     from rich.table import Table
 
     from vitrail.data.samples import Samples
@@ -68,9 +69,10 @@ def probe(
     from vitrail.evaluation.probe import probe as run
 
     numbers, said = _numbers(shots), pixels(mean, std, mode, crop_fraction, interpolation)
+    device = best_device()
+    _check_models(init or [model], image_size, set_, batch_size, device)
     train, test = (_usable(part, skip_bad) for part in _parts(data, init or []))
     every = _largest_class(train) if None in numbers else None
-    device = best_device()
     results = []
     for name, vit in _models(init or [model], image_size, train, said, set_):
         vit.to(device)
@@ -142,27 +144,41 @@ def _usable(samples: "Samples", skip_bad: bool) -> "Samples":
     return checked(samples, Preprocess((64, 64)), skip_bad=skip_bad, at_most=None if skip_bad else LOOK_AT).samples
 
 
+def _check_models(
+    names: list[str], image_size: str | None, settings: list[str] | None, batch_size: int, device: "torch.device"
+) -> None:
+    """Refuse, before any work, a name that means nothing, and a size that one of the models cannot have."""
+    from vitrail.cli.models import describe
+    from vitrail.cli.sizes import image_size as parse_size
+    from vitrail.cli.sizes import require_sizes
+    from vitrail.model.variants import variant
+    from vitrail.weights.find import find
+
+    if image_size is None:
+        for name in names:
+            _ = _is_variant(name) or find(name)
+        return
+    size = parse_size(image_size)
+    for name in names:
+        config = variant(name, image_size=size) if _is_variant(name) else describe(name, settings).config
+        require_sizes(config, [size], batch_size=batch_size, device=device)
+
+
 def _models(
     names: list[str], image_size: str | None, train: "Samples", said: Pixels, settings: list[str] | None
 ) -> "Iterator[tuple[str, Model]]":
-    """Each name with its model, at the image size given; a name that means nothing is refused before any work."""
-    import dataclasses
-
+    """Each name with its model, at the image size given."""
     from vitrail.cli.models import load_model
+    from vitrail.cli.sizes import at_size
     from vitrail.cli.sizes import image_size as parse_size
-    from vitrail.weights.find import find
 
-    size = parse_size(image_size) if image_size else None
-    paths = {name: None if _is_variant(name) else find(name) for name in names}
-    for name, path in paths.items():
-        if path is None:
+    size = None if image_size is None else parse_size(image_size)
+    for name in names:
+        if _is_variant(name):
             yield f"{name}, random weights", _random(name, size, train, said)
             continue
-        vit = load_model(str(path), settings, said)
-        if size is not None:
-            vit.config.with_changes(image_size=size)  # refuses a size that the patches do not divide
-            vit.preprocess = dataclasses.replace(vit.preprocess, image_size=size)
-        yield name, vit
+        vit = load_model(name, settings, said)
+        yield name, vit if size is None else at_size(vit, size)
 
 
 def _is_variant(name: str) -> bool:

@@ -43,7 +43,10 @@ def study(
     from vitrail.cli.sizes import image_size as parse_image_size
     from vitrail.recipes.files import parse_settings
 
-    changes: dict[str, Any] = {"epochs": epochs, "image_size": parse_image_size(image_size) if image_size else None}
+    changes: dict[str, Any] = {
+        "epochs": epochs,
+        "image_size": None if image_size is None else parse_image_size(image_size),
+    }
     changes = {key: value for key, value in changes.items() if value is not None} | parse_settings(set_ or [])
     rates, seconds = _rates(lr), _seconds(budget)
 
@@ -107,8 +110,8 @@ def _say(found: "Findings", folder: Path) -> None:
     from vitrail.cli.console import console
 
     out = console()
-    for sentence in found.conclusions:
+    for sentence in (*found.conclusions, *found.advice):
         out.print(sentence, markup=False)
     out.print(f"page:   {folder / 'index.html'}", markup=False)
-    out.print(f"table:  {folder / 'results.csv'}", markup=False)
+    out.print(f"table:  {folder / ('sizes.csv' if found.sizes else 'results.csv')}", markup=False)
     out.print(f"figure: {folder / 'figure.svg'}", markup=False)

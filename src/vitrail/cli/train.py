@@ -21,6 +21,10 @@ def train(
         typer.Option(help="Model to start from: run, model folder, file of weights, hf:owner/name or timm:NAME."),
     ] = None,
     image_size: Annotated[str | None, typer.Option(help="Pixels: 224, or height x width as 384x256.")] = None,
+    sizes: Annotated[
+        str | None, typer.Option(help="Several image sizes in training: 112,224,384x256, or a range, 112-336.")
+    ] = None,
+    patch_sizes: Annotated[str | None, typer.Option(help="Several patch sizes in training: 8,16,32.")] = None,
     recipe: Annotated[
         str | None, typer.Option(help="Name of a recipe or path of a YAML file (see vitrail recipe).")
     ] = None,
@@ -51,7 +55,9 @@ def train(
     given: dict[str, Any] = {
         "model.variant": model,
         "init": init,
-        "image_size": parse_image_size(image_size) if image_size else None,
+        "image_size": None if image_size is None else parse_image_size(image_size),
+        "resolution.sizes": sizes,
+        "resolution.patch_sizes": patch_sizes,
         "epochs": epochs,
         "steps": steps,
         "batch_size": batch_size,

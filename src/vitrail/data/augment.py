@@ -33,7 +33,7 @@ class Augment:
     scale: tuple[float, float] = (0.08, 1.0)
     """random_resized: smallest and largest share of the image's area."""
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    """random_resized: smallest and largest width to height."""
+    """random_resized: smallest and largest width to height; in mode native relative to the image's."""
     flip: float = 0.0
     """Probability of a horizontal flip."""
     policy: Literal["none", "randaugment", "trivial", "three"] = "none"

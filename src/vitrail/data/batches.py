@@ -8,8 +8,8 @@ Shapes: b batch on this rank, C channels, h w height and width.
 """
 
 import functools
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from vitrail.data.groups import by_size
 from vitrail.data.policies import apply_policy, train_view
 from vitrail.data.preprocess import Preprocess
 from vitrail.data.randomness import order
+from vitrail.data.resolutions import Resolutions, Size
 from vitrail.data.samples import Samples
 from vitrail.errors import UserError
 
@@ -72,17 +73,20 @@ class TrainBatches(Dataset[Batch]):
     workers: int = 0
     """Processes that prepare batches; 0 is in this process."""
     start_step: int = 0
-    cached: torch.Tensor | None = None
-    """All images by `cache.load_all`, uint8 (n, C, h, w), so that nothing is decoded here."""
+    cached: Mapping[Size, torch.Tensor] | None = None
+    """All images by `cache.check_images`, uint8 (n, C, h, w), for each image size, so that nothing is decoded here."""
     pin_memory: bool = False
+    resolutions: Resolutions | None = None
+    """The image size and patch size of each step; None for the contract's own size throughout."""
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.batch_size % self.world:
             raise UserError(f"batch_size {self.batch_size} cannot be shared out equally to {self.world} processes")
         if not len(self.samples):
             raise UserError("there are no images to train on")
-        if self.cached is not None and len(self.cached) != len(self.samples):
-            raise ValueError(f"{len(self.cached)} cached images for {len(self.samples)} samples")
+        for cached in (self.cached or {}).values():
+            if len(cached) != len(self.samples):
+                raise ValueError(f"{len(cached)} cached images for {len(self.samples)} samples")
 
     def __iter__(self) -> Iterator[Batch]:
         # a gather from the cache is faster than the way through a worker
@@ -92,10 +96,19 @@ class TrainBatches(Dataset[Batch]):
     def __getitem__(self, step: int) -> Batch:
         """This rank's batch of global step ``step``."""
         epochs, indices = self.positions(step)
-        if self.cached is not None and not self.augment.per_image:
-            return _batch(self.samples, self.cached[torch.from_numpy(indices)], epochs, indices)
-        views = [self._view(int(e), int(i)) for e, i in zip(epochs, indices, strict=True)]
+        contract = self.contract(step)
+        cached = None if self.cached is None else self.cached[contract.image_size]
+        if cached is not None and not self.augment.per_image:
+            return _batch(self.samples, cached[torch.from_numpy(indices)], epochs, indices)
+        views = [self._view(contract, cached, int(e), int(i)) for e, i in zip(epochs, indices, strict=True)]
         return _batch(self.samples, views, epochs, indices)
+
+    def contract(self, step: int) -> Preprocess:
+        """The pixel contract of global step ``step``: at its image size, and in mode native its patch size."""
+        if self.resolutions is None:
+            return self.preprocess
+        size, patch_size = self.resolutions.at(step)
+        return replace(self.preprocess, image_size=size, patch_size=patch_size)
 
     def positions(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """The epochs (b,) and sample indices (b,) of this rank's images in global step ``step``."""
@@ -109,11 +122,11 @@ class TrainBatches(Dataset[Batch]):
             indices[chosen] = _order(self.seed, int(epoch), n)[places[chosen]]
         return epochs, indices
 
-    def _view(self, epoch: int, index: int) -> torch.Tensor:
-        if self.cached is not None and self.augment.crop == "none":
-            return apply_policy(self.cached[index], self.augment, seed=self.seed, epoch=epoch, index=index)
+    def _view(self, contract: Preprocess, cached: torch.Tensor | None, epoch: int, index: int) -> torch.Tensor:
+        if cached is not None and self.augment.crop == "none":
+            return apply_policy(cached[index], self.augment, seed=self.seed, epoch=epoch, index=index)
         data, name = self.samples.encoded(index), self.samples.names[index]
-        return train_view(data, name, self.preprocess, self.augment, seed=self.seed, epoch=epoch, index=index)
+        return train_view(data, name, contract, self.augment, seed=self.seed, epoch=epoch, index=index)
 
 
 @dataclass(frozen=True, eq=False)

@@ -46,7 +46,8 @@ class Checked:
 
     samples: Samples
     cached: torch.Tensor | None
-    """Their images as evaluation sees them, uint8 (n, C, h, w), where they were kept."""
+    """Their images as evaluation sees them, uint8 (n, C, h, w), where they were kept; never those of mode native, which
+    have different sizes."""
     bad: tuple[BadImage, ...]
     """What was left out, by index into the samples given."""
 
@@ -82,7 +83,7 @@ def check_images(
     Raises:
         UserError: images are bad and ``skip_bad`` is not given, or none is left, or a class has none left.
     """
-    n = len(samples)
+    n, keep = len(samples), keep and not preprocess.varies
     chosen: Sequence[int] = range(n)
     if at_most is not None and at_most < n and not keep:
         chosen = np.linspace(0, n - 1, at_most).astype(np.int64).tolist()

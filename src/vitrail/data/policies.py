@@ -36,19 +36,24 @@ def random_resized_crop(
 ) -> torch.Tensor:
     """Decode, cut out a random part and resize it -> uint8 (C, h, w).
 
-    The part is chosen from the header's size alone, so a JPEG is decoded at a reduced scale wherever the part stays
+    In mode native the part keeps its aspect ratio, and ``augment.ratio`` is relative to the image's: a wide image has wide
+    parts. The part is chosen from the header's size alone, so a JPEG is decoded at a reduced scale wherever the part stays
     at least as large as the image size.
     """
     opened = open_image(data, name)
     draws = stream(seed, "crop", epoch, index)
-    top, left, height, width = crop_box(opened.size, augment.scale, augment.ratio, draws)
-    (whole_height, whole_width), (h, w) = opened.size, preprocess.image_size
+    ratio = augment.ratio
+    if preprocess.varies:
+        own = opened.size[1] / opened.size[0]
+        ratio = ratio[0] * own, ratio[1] * own
+    top, left, height, width = crop_box(opened.size, augment.scale, ratio, draws)
+    (whole_height, whole_width), (h, w) = opened.size, preprocess.size_of((height, width))
     at_least = math.ceil(whole_height * h / height), math.ceil(whole_width * w / width)
     image = opened.pixels(preprocess.channels, at_least=at_least)
     y, x = image.shape[-2] / whole_height, image.shape[-1] / whole_width  # 1, 1/2, 1/4 or 1/8
     rows = slice(int(top * y), max(int(top * y) + 1, round((top + height) * y)))
     columns = slice(int(left * x), max(int(left * x) + 1, round((left + width) * x)))
-    return resample(image[:, rows, columns], preprocess.image_size, preprocess.interpolation).contiguous()
+    return resample(image[:, rows, columns], (h, w), preprocess.interpolation).contiguous()
 
 
 def crop_box(

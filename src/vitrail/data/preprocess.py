@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-MODES = ("crop", "squash", "pad")
+MODES = ("crop", "squash", "pad", "native")
 INTERPOLATIONS = ("bicubic", "bilinear")
 ROUNDINGS = ("even", "down")
 SMALLEST_FRACTION = 0.01
 LARGEST_SIDE = 16_384  # pixels; an image of twice that would need gigabytes
 
-# 1: crop_fraction was saved, but had no effect, in modes squash and pad
-VERSION = 2
+# 1: crop_fraction was saved, but had no effect, in modes squash and pad; 2: there was no mode native
+VERSION = 3
 
 _BY_MODE: Any = None  # replaced when the contract is built, so that whoever reads it finds a number
-_FRACTIONS = {"crop": 0.875, "squash": 1.0, "pad": 1.0}
+_FRACTIONS = {"crop": 0.875, "squash": 1.0, "pad": 1.0, "native": 1.0}
 _DECODED = 2  # a JPEG is decoded at no less than so many times the size that it is resized to
 _EXCESS = 16  # an image that would be resized to more than so many times the pixels of the result is not resized whole
 
@@ -43,15 +43,17 @@ class Preprocess:
     """
 
     image_size: tuple[int, int]
-    """(height, width) that the model takes, in pixels."""
+    """(height, width) that the model takes, in pixels. In mode native, the patches of this size are the most that an
+    image has."""
     channels: int = 3
     """3 for RGB, 1 for luminance."""
-    mode: Literal["crop", "squash", "pad"] = "crop"
+    mode: Literal["crop", "squash", "pad", "native"] = "crop"
     """How an image is resized before its centre is cut out. crop: to cover; squash: to either side, whatever its aspect
-    ratio; pad: to fit inside, with the mean around it."""
+    ratio; pad: to fit inside, with the mean around it; native: to its own aspect ratio in whole patches, so that images
+    have different sizes (see `size_of`)."""
     crop_fraction: float = _BY_MODE
     """The share of the resized height and width that the centre crop keeps: images are resized to image_size /
-    crop_fraction; 0.01 to 1. 0.875 in mode crop and 1 in the others where it is left out."""
+    crop_fraction; 0.01 to 1. 0.875 in mode crop and 1 in the others where it is left out; always 1 in mode native."""
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
     """The resampling filter, antialiased in either case."""
     mean: tuple[float, ...] = IMAGENET_MEAN
@@ -61,6 +63,9 @@ class Preprocess:
     crop_rounding: Literal["even", "down"] = "even"
     """Where the centre crop begins if that is halfway between two pixels. even: at the even one (torchvision, timm);
     down: at the first (transformers)."""
+    patch_size: int | None = None
+    """The side of the model's patches in pixels, which mode native cannot do without; the others do not need it, and have
+    None in any case."""
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
@@ -94,6 +99,40 @@ class Preprocess:
                 raise UserError(f"preprocess.{name} {values}: finite numbers are needed")
         if min(self.std) <= 0:
             raise UserError(f"preprocess.std {self.std}: values above 0 are needed")
+        if self.varies:
+            self._check_native()
+        else:
+            object.__setattr__(self, "patch_size", None)  # so that equal contracts compare equal
+
+    def _check_native(self) -> None:
+        p, (height, width) = self.patch_size, self.image_size
+        if not isinstance(p, int) or p < 1:
+            raise UserError(f"preprocess.patch_size {p!r}: mode native needs the side of the model's patches in pixels")
+        if height % p or width % p:
+            raise UserError(
+                f"preprocess.image_size {self.image_size}: mode native counts whole patches, and {p} does not divide it"
+            )
+        if self.crop_fraction != 1:
+            raise UserError(
+                f"preprocess.crop_fraction {self.crop_fraction}: mode native cuts nothing off, leave it out"
+            )
+
+    @property
+    def varies(self) -> bool:
+        """Whether images come out at different sizes: in mode native."""
+        return self.mode == "native"
+
+    def size_of(self, size: tuple[int, int]) -> tuple[int, int]:
+        """The (height, width) that an image of ``size`` has for the model: ``image_size``, but in mode native its own.
+
+        Then the sides are whole patches, no more of them together than ``image_size`` has, and as near to the image's
+        aspect ratio and to all of these patches as goes (Dehghani et al., 2023, "Patch n' Pack", section 2.1). A small
+        image is enlarged to this as a large one is reduced, and a strip becomes one row or column of patches.
+        """
+        if self.patch_size is None:
+            return self.image_size
+        rows, columns = _grid(size, self.image_size[0] * self.image_size[1] // self.patch_size**2)
+        return rows * self.patch_size, columns * self.patch_size
 
     def load(self, data: bytes, name: str = "image") -> "torch.Tensor":
         """Decode and resize an encoded image -> uint8 (C, h, w).
@@ -107,13 +146,14 @@ class Preprocess:
         from vitrail.data.resize import picture_in
 
         opened = open_image(data, name)
-        size = self._resized(opened.size)
+        size, wanted = self._resized(opened.size), self.size_of(opened.size)
         image = opened.pixels(self.channels, at_least=(_DECODED * size[0], _DECODED * size[1]))
-        return self._fit(image, size, picture_in(opened, image))
+        return self._fit(image, size, wanted, picture_in(opened, image))
 
     def resize(self, image: "torch.Tensor") -> "torch.Tensor":
         """Resize, then crop or pad: uint8 (C, H, W) -> uint8 (C, h, w)."""
-        return self._fit(image, self._resized((image.shape[-2], image.shape[-1])), None)
+        own = image.shape[-2], image.shape[-1]
+        return self._fit(image, self._resized(own), self.size_of(own), None)
 
     def normalize(self, images: "torch.Tensor") -> "torch.Tensor":
         """(x - mean) / std, on the images' own device -> float32 (B, C, H, W).
@@ -163,6 +203,8 @@ class Preprocess:
 
     def _resized(self, size: tuple[int, int]) -> tuple[int, int]:
         """The (height, width) that an image of ``size`` has after the resize, before the crop or the padding."""
+        if self.varies:
+            return self.size_of(size)
         height, width = (math.floor(side / self.crop_fraction) for side in self.image_size)
         if self.mode == "squash":
             return height, width
@@ -174,22 +216,24 @@ class Preprocess:
         ratio = min(ratios) if self.mode == "crop" else max(ratios)
         return max(1, round(size[0] / ratio)), max(1, round(size[1] / ratio))
 
-    def _fit(self, image: "torch.Tensor", size: tuple[int, int], picture: "Box | None") -> "torch.Tensor":
-        """Resize to ``size``, then cut out the centre, or lay it on the mean."""
+    def _fit(
+        self, image: "torch.Tensor", size: tuple[int, int], wanted: tuple[int, int], picture: "Box | None"
+    ) -> "torch.Tensor":
+        """Resize to ``size``, then cut the centre of ``wanted`` out, or lay it on the mean."""
         import torch
 
         from vitrail.data.resize import resample, resample_part
 
-        spans = [self._span(own, wanted) for own, wanted in zip(size, self.image_size, strict=True)]
+        spans = [self._span(own, side) for own, side in zip(size, wanted, strict=True)]
         (top, down, rows), (left, right, columns) = spans
         if size[0] * size[1] > _EXCESS * rows * columns:
             part = resample_part(image, size, (top, left, rows, columns), self.interpolation, picture)
         else:
             part = resample(image, size, self.interpolation, picture)[:, top : top + rows, left : left + columns]
-        if (rows, columns) == self.image_size:
+        if (rows, columns) == wanted:
             return part.contiguous()
         fill = torch.tensor([round(255 * value) for value in self.mean]).clamp(0, 255).to(torch.uint8)
-        canvas = fill[:, None, None].expand(self.channels, *self.image_size).contiguous()
+        canvas = fill[:, None, None].expand(self.channels, *wanted).contiguous()
         canvas[:, down : down + rows, right : right + columns] = part
         return canvas
 
@@ -199,3 +243,24 @@ class Preprocess:
             return 0, (wanted - own) // 2, own
         rest = own - wanted
         return rest // 2 if self.crop_rounding == "down" else round(rest / 2), 0, wanted
+
+
+def _grid(size: tuple[int, int], most: int) -> tuple[int, int]:
+    """Rows and columns of patches for an image of ``size``: at most so many together, of its aspect ratio as nearly as goes."""
+    height, width = size
+
+    def beside(exact: float) -> set[int]:
+        return {min(max(1, number), most) for number in (math.floor(exact), math.ceil(exact))}
+
+    heights, widths = beside(math.sqrt(most * height / width)), beside(math.sqrt(most * width / height))
+    # where both are rounded up there may be too many: one of them gives way
+    grids = {(h, min(w, most // h)) for h in heights for w in widths} | {
+        (min(h, most // w), w) for h in heights for w in widths
+    }
+
+    def loss(grid: tuple[int, int]) -> tuple[float, int]:
+        h, w = grid
+        # a patch that is missing costs half of what the same share of distortion does
+        return abs(math.log(h * width / (w * height))) + 0.5 * math.log(most / (h * w)), w
+
+    return min(grids, key=loss)

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from vitrail.doctor.finding import Finding, ok, problem
 from vitrail.errors import UserError
+from vitrail.weights.contract import require_fit
 
 if TYPE_CHECKING:
     from vitrail.data.preprocess import Preprocess
@@ -15,7 +16,9 @@ _LARGEST = 3.0  # of a mean of pixels from 0 to 1, with room
 def contract_text(preprocess: "Preprocess") -> str:
     """A contract on one line: size, mode, filter, mean and deviation."""
     (h, w), p = preprocess.image_size, preprocess
-    how = {"crop": "centre crop", "squash": "squashed", "pad": "padded"}[p.mode]
+    how = {"crop": "centre crop", "squash": "squashed", "pad": "padded", "native": "own aspect ratio"}[p.mode]
+    if p.patch_size is not None:
+        how += f" in up to {h * w // p.patch_size**2} patches of {p.patch_size}x{p.patch_size}"
     if p.crop_fraction < 1:
         how += f" of {p.crop_fraction:.4g} of the sides"
     mean, std = (", ".join(f"{value:.4g}" for value in _brief(values)) for values in (p.mean, p.std))
@@ -60,6 +63,10 @@ def contract_findings(preprocess: "Preprocess | None", config: "ModelConfig") ->
                 "train and evaluate it with another --image-size",
             )
         )
+    try:
+        require_fit(preprocess, config)
+    except UserError as error:
+        found.append(problem("pixels", str(error), "give --mode"))
     text = contract_text(preprocess)
     if preprocess.image_size != config.image_size:  # as with DINOv2: its authors' own processor does so
         text += (

@@ -19,7 +19,7 @@ def size_findings(pictures: Pictures, contract: Preprocess, config: ModelConfig)
     sizes = pictures.sizes
     typical = tuple(np.median(sizes, axis=0).round().astype(int).tolist())
     enlarged = float(np.median([_factor(size, contract) for size in sizes]))
-    (h, w), (H, W) = typical, contract.image_size
+    (h, w), (H, W) = typical, contract.size_of((typical[0], typical[1]))
     if enlarged >= _ENLARGED:
         fitting = "{}x{}".format(*_fitting(typical, config))
         found = [
@@ -40,6 +40,8 @@ def size_findings(pictures: Pictures, contract: Preprocess, config: ModelConfig)
 
 def _shapes(sizes: np.ndarray, contract: Preprocess, config: ModelConfig) -> list[Finding]:
     """What is cut off, or distorted."""
+    if contract.varies:
+        return [ok("image shape", f"images keep their own, distorted by {_rounding(sizes, contract):.0%} (median)")]
     (H, W) = contract.image_size
     ratios = sizes[:, 1] / sizes[:, 0] / (W / H)  # wider (above 1) or higher than the model's shape
     stretch = float(np.median(np.maximum(ratios, 1 / ratios)))
@@ -69,8 +71,16 @@ def _shapes(sizes: np.ndarray, contract: Preprocess, config: ModelConfig) -> lis
 
 def _factor(size: np.ndarray, contract: Preprocess) -> float:
     """By how much an image is enlarged, along the side that is enlarged least; below 1 it is made smaller."""
-    ratios = [side / contract.crop_fraction / own for side, own in zip(contract.image_size, size, strict=True)]
+    wanted = contract.size_of((int(size[0]), int(size[1])))
+    ratios = [side / contract.crop_fraction / own for side, own in zip(wanted, size, strict=True)]
     return max(ratios) if contract.mode == "crop" else min(ratios)
+
+
+def _rounding(sizes: np.ndarray, contract: Preprocess) -> float:
+    """By what share a typical image is distorted where each becomes whole patches of its own aspect ratio."""
+    wanted = np.array([contract.size_of((int(h), int(w))) for h, w in sizes])
+    ratios = wanted[:, 1] / wanted[:, 0] * sizes[:, 0] / sizes[:, 1]
+    return float(np.median(np.maximum(ratios, 1 / ratios))) - 1
 
 
 def _fitting(size: tuple[int, ...], config: ModelConfig) -> tuple[int, int]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from vitrail.data.decode import ImageError
+from vitrail.data.groups import by_size
 from vitrail.data.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from vitrail.data.samples import Samples
 from vitrail.doctor.finding import Finding, ok, problem, warning
@@ -152,18 +153,20 @@ def _run(
     rows: list[list[Tensor]] = [[] for _ in ways]
     kept: list[int] = []
     for start in range(0, len(chosen), _BATCH):
-        batch = []
+        batch, read = [], []
         for index in chosen[start : start + _BATCH]:
             try:
                 batch.append(ways[0][1].load(samples.encoded(int(index)), samples.names[index]))
-                kept.append(int(index))
+                read.append(int(index))
             except ImageError:  # those are told elsewhere
                 continue
         if batch:
-            images = torch.stack(batch).to(device)
+            groups, order = by_size(batch)
+            kept += [read[place] for place in order]
             with torch.inference_mode():
                 for found, (_, preprocess) in zip(rows, ways, strict=True):
-                    found.append(model(preprocess.normalize(images)).float().cpu())
+                    images = [preprocess.normalize(group.to(device)) for group in groups]
+                    found.append(model(images[0] if len(images) == 1 else images).float().cpu())
         if progress is not None:
             progress(min(start + _BATCH, len(chosen)), len(chosen))
     if not kept:

@@ -19,6 +19,7 @@ from vitrail.data.samples import Samples
 from vitrail.errors import UserError, did_you_mean
 from vitrail.evaluation.metrics import Evaluation, evaluate_logits
 from vitrail.model import Model
+from vitrail.weights.contract import require_fit
 
 SPLITS = ("test", "val", "train")
 Progress = Callable[[int, int], None]
@@ -127,7 +128,7 @@ def infer(
     one, and every process returns all of them. The model runs in evaluation mode and is then set back.
 
     Args:
-        preprocess: None for the model's own.
+        preprocess: None for the model's own; in mode native the images of a batch are packed into one sequence.
         batch_size: images a batch of one process; the last batch may be smaller.
         workers: processes that decode images; 0 decodes in this one.
         cached: every sample's image as ``preprocess`` loads it, uint8 (n, channels, h, w), so that none is decoded.
@@ -137,6 +138,7 @@ def infer(
     preprocess = preprocess or model.preprocess
     if preprocess is None:
         raise UserError("how this model's weights want their pixels is not known: give a Preprocess")
+    require_fit(preprocess, model.config)
     device = next(model.parameters()).device
     rank, world = (dist.get_rank(), dist.get_world_size()) if _distributed() else (0, 1)
     batches = eval_batches(
@@ -152,11 +154,11 @@ def infer(
     total, done = len(range(rank, len(samples), world)), 0
     rows: list[Tensor] = []
     indices: list[Tensor] = []
-    forward = model.features if features else model
+    forward: Callable[..., Tensor] = model.features if features else model
     with torch.no_grad(), _evaluation_mode(model), _autocast(device, autocast):
         for batch in batches:
-            images = preprocess.normalize(batch.images.to(device, non_blocking=True))
-            rows.append(forward(images).float().cpu())
+            images = [preprocess.normalize(group.to(device, non_blocking=True)) for group in batch.groups]
+            rows.append(forward(images[0] if len(images) == 1 else images).float().cpu())
             indices.append(batch.indices)
             done += len(rows[-1])
             if progress is not None:

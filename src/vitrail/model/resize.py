@@ -58,9 +58,11 @@ def resize_positions(
         (1, prefix + h' w', D) in the type of ``positions``; ``positions`` itself where the grids are equal.
 
     Raises:
-        UserError: unknown method, or a table whose length is not that of its grid.
+        UserError: unknown method, a table whose length is not that of its grid, or a new grid without places.
     """
     require_method(method)
+    if min(new_grid) < 1:
+        raise UserError(f"a grid of {new_grid[0]} x {new_grid[1]} is not positive")
     (h, w), D = grid, positions.shape[-1]
     if positions.shape[1] != prefix + h * w:
         raise UserError(f"a position table of {positions.shape[1]} rows is not {prefix} + {h} x {w}: give its own grid")
@@ -154,11 +156,12 @@ def resize_kernel(
         The kernel in the type of ``kernel``, through which gradients flow; ``kernel`` itself where the sizes are equal.
 
     Raises:
-        UserError: unknown method or interpolation.
+        UserError: unknown method or interpolation, or a size below 1.
     """
     require_method(interpolation)
-    if method not in PATCH_METHODS:
-        raise UserError(f"unknown method for patches {method!r}: {did_you_mean(method, PATCH_METHODS)}")
+    require_patch_method(method)
+    if size < 1:
+        raise UserError(f"patch size {size} is not positive")
     p = kernel.shape[-1]
     if size == p:
         return kernel
@@ -169,10 +172,18 @@ def resize_kernel(
             .reshape(*kernel.shape[:2], size, size)
         )
     inverse = _patch_inverse(p, size, interpolation).to(kernel.device, torch.promote_types(kernel.dtype, torch.float32))
-    return (kernel.flatten(2).to(inverse.dtype) @ inverse).unflatten(2, (size, size)).to(kernel.dtype)
+    with torch.autocast(kernel.device.type, enabled=False):  # half precision would round the inverse
+        return (kernel.flatten(2).to(inverse.dtype) @ inverse).unflatten(2, (size, size)).to(kernel.dtype)
+
+
+def require_patch_method(method: str) -> None:
+    """Raises UserError if ``method`` is no way of resizing a patch kernel."""
+    if method not in PATCH_METHODS:
+        raise UserError(f"unknown method for patches {method!r}: {did_you_mean(method, PATCH_METHODS)}")
 
 
 @lru_cache(maxsize=32)
+@torch.inference_mode(False)  # it is kept, and may be first asked for where no gradients are wanted
 def _patch_inverse(p: int, size: int, interpolation: str) -> Tensor:
     """(p p, p' p'): from the right, the pseudo-inverse of the matrix that resizes patches from p to p'."""
     basis = torch.eye(p * p, dtype=torch.float64).reshape(p, p, p * p)

@@ -224,7 +224,7 @@ class ViT(nn.Module):
             return self.pool(z)
         parts = z[0].split([count * self._length(grid) for count, grid in shapes])
         apart = zip(parts, shapes, strict=True)
-        return torch.cat([self.pool(part.unflatten(0, (count, -1))) for part, (count, _) in apart])
+        return torch.cat([self.pool(part.unflatten(0, (count, self._length(grid)))) for part, (count, grid) in apart])
 
     def classify(self, features: Tensor) -> Tensor:
         """The head: (B, feature width) -> (B, classes); with a representation layer, dense and tanh come first.
@@ -289,11 +289,12 @@ class ViT(nn.Module):
 
     def _batches(self, images: Images, patch_size: int | None) -> tuple[Sequence[Tensor], list[Shape]]:
         """The batches, one or several, and their shapes; refuses what cannot be cut into patches."""
-        c, p = self.config.channels, patch_size or self.config.patch_size
-        if p != self.config.patch_size and self.config.stem != "linear":
-            raise UserError(
-                f"patches of {p} pixels: only a linear stem can be cut otherwise, not the {self.config.stem} one"
-            )
+        c, p = self.config.channels, self.config.patch_size if patch_size is None else patch_size
+        if p < 1:
+            raise UserError(f"patches of {p} pixels: give a positive number")
+        if p != self.config.patch_size and (self.config.stem != "linear" or self.config.patch_norm):
+            what = f"the {self.config.stem} one" if self.config.stem != "linear" else "one that normalises its pixels"
+            raise UserError(f"patches of {p} pixels: only a linear stem can be cut otherwise, not {what}")
         batches = [images] if isinstance(images, Tensor) else images
         for batch in batches:
             if (

@@ -83,9 +83,14 @@ def give_size(recipe: Recipe, data: Dataset) -> tuple[Recipe, list[str]]:
 
     A start model brings its own size (see ``start_size``); a named variant gets 224, or less where the images are smaller.
     Without either, images are brought to about 64 tokens: little data does not teach more, and attention stays cheap.
+    Where training has several sizes that the recipe lists, the model has the middle one.
     """
     if recipe.init or data.train is None:
         return recipe, []
+    if recipe.image_size is None and recipe.resolution.sizes is not None:
+        middle, of_middle = give_middle_size(recipe, _counted_in(recipe))
+        sized, reasons = give_size(middle, data)
+        return sized, [*of_middle, *reasons]
     if is_resnet(recipe.variant):
         return _give_resnet_size(recipe, data.train)
     open_patch = "variant" not in recipe.model and "patch_size" not in recipe.model
@@ -106,6 +111,26 @@ def give_size(recipe: Recipe, data: Dataset) -> tuple[Recipe, list[str]]:
     height, width = grid_for(h, w, max(4, min(8, side // p)))
     reason = f"image size {height * p}x{width * p} in patches of {p}: the images are about {h}x{w}"
     return files.changed(recipe, {"image_size": (height * p, width * p), "model.patch_size": p}), [reason]
+
+
+def give_middle_size(recipe: Recipe, step: int) -> tuple[Recipe, list[str]]:
+    """The image size in the middle of those that training goes through, in whole ``step`` pixels."""
+    size = recipe.resolution.middle(step)
+    assert size is not None
+    return files.changed(recipe, {"image_size": size}), [
+        f"image size {size[0]}x{size[1]}: the middle of resolution.sizes, for evaluation and for the positions"
+    ]
+
+
+def _counted_in(recipe: Recipe) -> int:
+    """The pixels by which sizes are counted: the patch, as it is given or as it will suit them; one for a ResNet."""
+    if is_resnet(recipe.variant):
+        return 1
+    if "variant" in recipe.model or "patch_size" in recipe.model:
+        return patch_size(recipe)
+    middle = recipe.resolution.middle(1)
+    assert middle is not None
+    return patch_for(min(middle))
 
 
 def _give_resnet_size(recipe: Recipe, samples: Samples) -> tuple[Recipe, list[str]]:

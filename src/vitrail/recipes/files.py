@@ -57,9 +57,9 @@ def from_dict(values: Mapping[str, Any], where: str = "recipe") -> Recipe:
 def changed(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
     """A copy with values changed by their paths: ``{"optimizer.lr": 3e-4, "model.pool": "avg"}``.
 
-    Giving ``epochs`` takes ``steps`` away, and the reverse; so do the two lengths of the warm-up. Naming a variant takes
-    away the recipe's own sizes and stem, and what a model of that kind does not have (pooling and positions, and dropout,
-    of a ResNet), but not its other choices.
+    Giving ``epochs`` takes ``steps`` away, and the reverse; so do the two lengths of the warm-up, and the sizes and scales
+    of ``resolution``. Naming a variant takes away the recipe's own sizes and stem, and what a model of that kind does not
+    have (pooling and positions, and dropout, of a ResNet), but not its other choices.
     """
     values = recipe.model_dump()
     if "model.variant" in changes:
@@ -82,7 +82,7 @@ def changed(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
         if example and not isinstance(value, dict):
             raise UserError(f"{path} is a group: set one of its keys, such as {path}.{example}")
         group[keys[-1]] = value
-        for one, other in (("epochs", "steps"), ("warmup_epochs", "warmup_steps")):
+        for one, other in (("epochs", "steps"), ("warmup_epochs", "warmup_steps"), ("sizes", "scales")):
             if keys[-1] in (one, other) and value is not None:
                 group[other if keys[-1] == one else one] = None
     return from_dict(values)

@@ -2,24 +2,15 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from vitrail.errors import UserError, did_you_mean
 from vitrail.model import ModelConfig, is_resnet, model_variant
 from vitrail.model.config import documented_fields
 from vitrail.model.fields import descriptions
 from vitrail.model.resnet_config import ROOTS, ResNetConfig
-
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Probability = Annotated[float, Field(ge=0, lt=1)]
-Positive = Annotated[float, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
-Count = Annotated[int, Field(ge=1)]
-Size = tuple[Count, Count]
-
-
-class Group(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+from vitrail.recipes.fields import Count, Fraction, Group, NonNegative, Positive, Probability, Size
+from vitrail.recipes.resolution import Resolution
 
 
 class Optimizer(Group):
@@ -113,8 +104,10 @@ class Data(Group):
     cache: bool | None = Field(
         None, description="keep resized images in memory; null does where they fit and are the same every epoch"
     )
-    mode: Literal["crop", "squash", "pad"] | None = Field(
-        None, description="how an image is brought to image_size; null: the start's, or crop"
+    mode: Literal["crop", "squash", "pad", "native"] | None = Field(
+        None,
+        description="how an image is brought to image_size: crop, squash, pad, or native (its own aspect ratio, with at "
+        "most as many patches); null: the start's, or crop",
     )
     crop_fraction: Annotated[float, Field(ge=0.01, le=1)] | None = Field(
         None, description="part of the resized image that the centre crop keeps; null: the start's, or 1"
@@ -143,6 +136,7 @@ class Recipe(Group):
     batch_size: Count = Field(128, description="images a step, over all processes")
     seed: Annotated[int, Field(ge=0)] = Field(0, description="seed of initial values, order, augmentation and steps")
     image_size: Size | None = Field(None, description="height and width; null: the start's, or chosen from the data")
+    resolution: Resolution = Field(default_factory=Resolution)
     model: dict[str, Any] = Field(
         default_factory=dict, description="variant (S/16, R50x1 ...), and any field of the model's configuration"
     )
@@ -162,7 +156,7 @@ class Recipe(Group):
     precision: Literal["auto", "float32", "bf16"] = Field(
         "auto", description="auto takes bf16 where the hardware computes with it, float32 elsewhere"
     )
-    compile: bool | None = Field(None, description="torch.compile; null compiles on a GPU for runs long enough to gain")
+    compile: bool | None = Field(None, description="torch.compile; null: on a GPU, for long runs of one size")
 
     @field_validator("image_size", mode="before")
     @classmethod

@@ -9,9 +9,9 @@ from pathlib import Path
 import vitrail.training.metrics as metrics_log
 from vitrail.errors import UserError
 from vitrail.recipes import files
-from vitrail.studies.job import Job
+from vitrail.studies.job import Job, Task
 from vitrail.studies.outcome import Cell
-from vitrail.studies.plan import FEWEST_STEPS, StudyPlan, runs_of
+from vitrail.studies.plan import FEWEST_STEPS, StudyPlan
 from vitrail.studies.workers import Share, working
 from vitrail.training.progress import clock
 
@@ -28,13 +28,19 @@ class Pace:
     """Seconds that a run takes beside its steps: images read, evaluations, its report."""
 
     def seconds(self, plan: StudyPlan, jobs: int, share: float = 1.0) -> float:
-        """How long all runs take with this share of their steps. A step's time is taken to be in proportion to FLOPs."""
+        """How long all runs and transfers take with this share of their steps.
+
+        A step's time is taken to be in proportion to FLOPs, and a third of it to be the forward pass.
+        """
         reference = plan.reference
-        of_flop = self.of_step / (reference.size.flops * reference.size.batch_size)
-        steps = sum(
-            runs_of(plan.study, c.rates) * c.size.steps * c.size.flops * c.size.batch_size * of_flop for c in plan.cells
-        )
-        return (steps * share + plan.runs * self.of_run) / jobs
+        of_flop = 3 * self.of_step * reference.size.steps / reference.size.training_flops
+        steps = plan.training_flops / 3 * of_flop
+        return (steps * share + (plan.runs + plan.transfers) * self.of_run + self._tests(plan, of_flop / 3)) / jobs
+
+    def _tests(self, plan: StudyPlan, of_flop: float) -> float:
+        """How long it takes to test models at other sizes than that of the training, before and after the fine-tuning."""
+        flops = sum(2 * each.flops for each in plan.resized if not each.repeated)
+        return plan.study.seeds * len(plan.data.test or ()) * flops * of_flop
 
 
 def measured(plan: StudyPlan, shares: Sequence[Share]) -> Pace:
@@ -56,16 +62,16 @@ def measured(plan: StudyPlan, shares: Sequence[Share]) -> Pace:
                 workers.start(job)
             ended = 0
             while ended < len(jobs):
-                for job, result in workers.wait(1.0):
+                for done, result in workers.wait(1.0):
                     if isinstance(result, BaseException):
                         raise result
                     ended += 1
-                    paces.append(_pace(job, recipe.batch_size, steps, time.monotonic() - started))
+                    paces.append(_pace(done, recipe.batch_size, steps, time.monotonic() - started))
     of_step = max(of_step for of_step, _ in paces[len(shares) :])
     return Pace(of_step, max(of_run for _, of_run in paces[len(shares) :]))
 
 
-def _pace(job: Job, batch_size: int, steps: int, passed: float) -> tuple[float, float]:
+def _pace(job: Task, batch_size: int, steps: int, passed: float) -> tuple[float, float]:
     """Seconds a step, and seconds beside the steps, of a run that took ``passed``."""
     speeds = [record.get("images_per_second") for record in metrics_log.read(Path(job.folder) / metrics_log.NAME)]
     known = [speed for speed in speeds if speed]

@@ -48,6 +48,37 @@ class Point:
 
 
 @dataclass(frozen=True)
+class SizePoint:
+    """One arm, trained at the base size at its chosen rate, at one size of the images, over its seeds."""
+
+    arm: str
+    image_size: tuple[int, int]
+    scale: float
+    """The factor of the base size that was asked for; ``image_size`` is it in whole patches."""
+    tuned: bool
+    """After a brief fine-tuning at this size; else as it was trained at the base size."""
+    top1: Estimate
+    difference: Estimate | None
+    """Against its opponent (``Study.opponent``) at the same size and stage; None for the reference itself."""
+    told_apart: bool
+    """Whether that is not 0 with all such differences of the study in mind, over arms, sizes and stages (Bonferroni)."""
+    change: Estimate | None
+    """Against the same arm as trained, at the base size; None for that point itself."""
+    change_told_apart: bool
+    """Whether that is not 0 with all such changes of the study in mind (Bonferroni)."""
+    nll: float | None
+    """Mean over the seeds that did not diverge; None if all did."""
+    seeds: int
+    flops: int
+    """Of one forward pass on one image of this size."""
+    tokens: int | None
+    training_flops: float
+    """What it took to get there: the training at the base size, and the fine-tuning if ``tuned``."""
+    seconds: float
+    """Mean training time, that of the fine-tuning included if ``tuned``."""
+
+
+@dataclass(frozen=True)
 class Setting:
     """On what, how and where the study was run."""
 
@@ -88,6 +119,10 @@ class Findings:
     """What they do not say."""
     changes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Arm -> what it changed in the recipe, its chosen alternative included."""
+    sizes: tuple[SizePoint, ...] = field(default=())
+    """Of a study of sizes: every (arm, size, stage), in the study's order, sizes rising, as trained before tuned."""
+    advice: tuple[str, ...] = field(default=())
+    """Of a study of sizes: what to do, drawn from the numbers alone."""
 
     @property
     def answer(self) -> tuple[Point, ...]:

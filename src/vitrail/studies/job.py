@@ -1,9 +1,9 @@
-"""Job: one run of a study, an ordinary training run, and what the study keeps of it."""
+"""Job: one run of a study, an ordinary training run, and what the study keeps of it; Task: a job, or a transfer."""
 
 import math
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ import vitrail.training.metrics as metrics_log
 from vitrail.data.cache import Memory
 from vitrail.recipes import files
 from vitrail.studies import outcome
-from vitrail.studies.outcome import Cell, Outcome, cell_of
+from vitrail.studies.outcome import Cell, Kept, Outcome, cell_of
+from vitrail.studies.transfer import Transfer, carry_out, transfer_of
 from vitrail.training.finish import Result
 from vitrail.training.loop import Diverged
 from vitrail.training.run import train
@@ -33,20 +34,44 @@ class Job:
     reported: int
     """Images that are reported: the answer for a run that diverges is wrong for all of them."""
 
+    def kept(self) -> Outcome | None:
+        """What it left; None where it is not done."""
+        found = outcome.read(Path(self.folder))
+        return found if found is not None and found.cell == self.cell else None
+
+
+Task = Job | Transfer
+"""What a study has done by one of its processes."""
+
 
 def job_of(values: dict[str, Any]) -> Job:
     """The inverse of ``dataclasses.asdict`` after a way through JSON."""
     return Job(**{**values, "cell": cell_of(values["cell"])})
 
 
-def perform(job: Job) -> Outcome:
+def as_plain(task: Task) -> dict[str, Any]:
+    """A task, ready for JSON."""
+    return {"transfer" if isinstance(task, Transfer) else "job": asdict(task)}
+
+
+def task_of(values: dict[str, Any]) -> Task:
+    """The inverse of ``as_plain`` after a way through JSON."""
+    return transfer_of(values["transfer"]) if "transfer" in values else job_of(values["job"])
+
+
+def perform(task: Task) -> Kept:
+    """Do what is left of a task; see ``perform_job`` and ``transfer.carry_out``."""
+    return carry_out(task, _DECODED) if isinstance(task, Transfer) else perform_job(task)
+
+
+def perform_job(job: Job) -> Outcome:
     """Train, or go on with what is there, and keep the outcome; one that is there already is read.
 
     The run's checkpoints go when it is done: the model, the metrics and the report stay.
     """
     folder = Path(job.folder)
-    done = outcome.read(folder)
-    if done is not None and done.cell == job.cell:
+    done = job.kept()
+    if done is not None:
         return done
     started = time.monotonic()
     try:

@@ -1,10 +1,11 @@
-"""Outcome: what one run of a study left, read from and written to the run's folder.
+"""Outcome: what one run of a study left, read from and written to the run's folder; and what a transfer left.
 
 Shapes: n reported images.
 """
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -45,11 +46,14 @@ class Size:
     images: int
     """Training images."""
     batch_size: int
+    trained_flops: float | None = None
+    """Mean FLOPs of one forward pass on one training image, where those differ in size; None for ``flops``."""
 
     @property
     def training_flops(self) -> int:
         """Of the whole run: three forward passes an image seen, the backward pass being two."""
-        return 3 * self.flops * self.steps * self.batch_size
+        of_image = self.flops if self.trained_flops is None else self.trained_flops
+        return round(3 * of_image * self.steps * self.batch_size)
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,13 +80,45 @@ class Outcome:
         return float(self.correct.mean())
 
 
+@dataclass(frozen=True)
+class SizeCell:
+    """Which transfer of a study of sizes: an arm, the learning rate and seed of its trained model, the images' size."""
+
+    arm: str
+    lr: float
+    seed: int
+    image_size: tuple[int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class SizeOutcome:
+    """A trained model at one size of the images, on those that are reported: as it was trained, and fine-tuned there."""
+
+    cell: SizeCell
+    correct: NDArray[np.bool_]
+    """(2, n), whether each image was got right: as trained, then fine-tuned; all false where the training diverged."""
+    nll: tuple[float | None, float | None]
+    """Mean negative log-likelihood of either; None where the training diverged."""
+    seconds: float
+    """Of the fine-tuning, beside the other runs of the study."""
+
+
+Kept = Outcome | SizeOutcome
+
+
 def cell_of(values: Mapping[str, Any]) -> Cell:
     """A cell from its values as JSON has them: a list stands for a tuple."""
     along = values["along"]
     return Cell(**{**values, "along": tuple(along) if isinstance(along, list) else along})
 
 
-def write(outcome: Outcome, folder: Path) -> None:
+def size_cell_of(values: Mapping[str, Any]) -> SizeCell:
+    """The same for the cell of a transfer."""
+    height, width = values["image_size"]
+    return SizeCell(**{**values, "image_size": (height, width)})
+
+
+def write(outcome: Kept, folder: Path) -> None:
     """Keep an outcome in its run's folder; the JSON file comes last, so that a run with one is complete."""
     folder.mkdir(parents=True, exist_ok=True)
     with replace.file(folder / _CORRECT) as staging, staging.open("wb") as file:
@@ -94,9 +130,24 @@ def write(outcome: Outcome, folder: Path) -> None:
 
 def read(folder: Path) -> Outcome | None:
     """The outcome of a finished run; None where there is none yet, or what is there cannot be read."""
-    try:
-        values = json.loads((folder / NAME).read_text(encoding="utf-8"))
-        correct = np.load(folder / _CORRECT, allow_pickle=False).astype(bool)
+    with suppress(*_UNREADABLE):
+        values, correct = _values(folder)
         return Outcome(correct=correct, **{**values, "cell": cell_of(values["cell"])})
-    except (OSError, EOFError, ValueError, TypeError, KeyError):
-        return None
+    return None
+
+
+def read_size(folder: Path) -> SizeOutcome | None:
+    """The outcome of a finished transfer, likewise."""
+    with suppress(*_UNREADABLE):
+        values, correct = _values(folder)
+        as_trained, tuned = values.pop("nll")
+        return SizeOutcome(size_cell_of(values.pop("cell")), correct, (as_trained, tuned), **values)
+    return None
+
+
+_UNREADABLE = (OSError, EOFError, ValueError, TypeError, KeyError)
+
+
+def _values(folder: Path) -> tuple[dict[str, Any], NDArray[np.bool_]]:
+    values = json.loads((folder / NAME).read_text(encoding="utf-8"))
+    return values, np.load(folder / _CORRECT, allow_pickle=False).astype(bool)

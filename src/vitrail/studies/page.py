@@ -10,8 +10,8 @@ from markupsafe import Markup
 from vitrail.model.cost import readable
 from vitrail.report.charts import short_number
 from vitrail.report.page import flat, percent
-from vitrail.studies import figures
-from vitrail.studies.conclusions.words import joined, signed, sizes_of_images, started, value
+from vitrail.studies import figures, size_tables
+from vitrail.studies.conclusions.words import joined, named, signed, sizes_of_images, started, value
 from vitrail.studies.figures import style
 from vitrail.studies.figures.inline import inline
 from vitrail.studies.findings import Estimate, Findings, Point, standard, standard_sizes
@@ -76,6 +76,8 @@ class Change:
 
     arm: str
     values: Sequence[tuple[str, str]]
+    of: str
+    """The arm whose trained models it reads, if it does."""
 
 
 def write_page(findings: Findings, folder: Path) -> Path:
@@ -113,6 +115,9 @@ def render(findings: Findings) -> str:
         trials=_trials(findings) if len(findings.points) > len(findings.answer) else [],
         changes=_changes(findings),
         recipe=flat(setting.recipe),
+        stages=size_tables.stages(findings),
+        otherwise_sizes=any(study.opponent(point.arm) != study.reference for point in findings.sizes),
+        size_rows=size_tables.rows(findings),
         facts=_facts(findings),
     )
 
@@ -201,7 +206,11 @@ def _ordered(findings: Findings, points: Sequence[Point]) -> list[Point]:
 
 def _changes(findings: Findings) -> list[Change]:
     """Of the arms that were run, in order; the reference's too, where it changes something."""
-    return [Change(arm, flat(findings.changes.get(arm, {}))) for arm in style.arms(findings)]
+    given = {name: arm.of for name, arm in findings.study.arms.items()}
+    return [
+        Change(arm, flat(findings.changes.get(arm, {})), named(of) if (of := given.get(arm)) else "")
+        for arm in style.arms(findings)
+    ]
 
 
 def _facts(findings: Findings) -> Mapping[str, str]:

@@ -16,9 +16,11 @@ from vitrail.recipes import files
 from vitrail.recipes.choose import epochs_for, give_size
 from vitrail.recipes.recipe import Recipe
 from vitrail.studies.outcome import Size
+from vitrail.studies.sizes import Resized, method_of, resized_arms
 from vitrail.studies.study import Arm, Changes, Study, check_keys
 from vitrail.training.decide import short_name
 from vitrail.training.plan import start_of
+from vitrail.training.resolution import mean_flops
 
 _EVALUATIONS = 4  # in a run: enough to keep a model from before it began to overfit
 FEWEST_STEPS = 10
@@ -55,6 +57,8 @@ class StudyPlan:
     cells: tuple[Planned, ...]
     left_out: tuple[str, ...]
     notes: tuple[str, ...]
+    resized: tuple[Resized, ...] = ()
+    """Of a study of sizes: every arm at every size, for each of its seeds at its chosen rate."""
 
     @property
     def runs(self) -> int:
@@ -62,9 +66,16 @@ class StudyPlan:
         return sum(runs_of(self.study, planned.rates) for planned in self.cells)
 
     @property
+    def transfers(self) -> int:
+        """Trained models brought to a size, all in all: tested there, and fine-tuned."""
+        return self.study.seeds * sum(not resized.repeated for resized in self.resized)
+
+    @property
     def training_flops(self) -> float:
-        """FLOPs of all runs together."""
-        return sum(runs_of(self.study, planned.rates) * planned.size.training_flops for planned in self.cells)
+        """FLOPs of all runs and fine-tunings together."""
+        tuning = sum(resized.tuning_flops for resized in self.resized if not resized.repeated)
+        runs = sum(runs_of(self.study, planned.rates) * planned.size.training_flops for planned in self.cells)
+        return runs + self.study.seeds * tuning
 
     @property
     def values(self) -> tuple[Any, ...]:
@@ -81,7 +92,10 @@ class StudyPlan:
         cells = [
             {"arm": c.arm, "along": c.along, "rates": list(c.rates), "recipe": c.recipe.to_dict()} for c in self.cells
         ]
-        return {"images": _digest(self.data), "cells": cells}
+        sizes = [resized.identity() for resized in self.resized]
+        own = self.study.sizes
+        tuning = {"sizes": {"tune_lr": own.tune_lr, "arms": sizes}} if own else {}
+        return {"images": _digest(self.data), "cells": cells, **tuning}
 
 
 def _digest(data: Dataset) -> str:
@@ -137,7 +151,7 @@ def make_plan(
     planned: dict[str, list[Planned]] = {}
     left_out: dict[str, str] = {}
     first = dict.fromkeys([study.reference, *([study.match.to] if study.match else []), *arms])  # twins of these go
-    for name in first:
+    for name in (name for name in first if arms[name].of is None):
         try:
             own = planner.cells(name, arms[name])
         except _LeftOut as error:
@@ -151,13 +165,34 @@ def make_plan(
     if study.reference in left_out:
         reason = left_out[study.reference]
         raise UserError(f"the arm that the others are compared with cannot be built here: {study.reference}: {reason}")
+    left_out |= _not_read(arms, planned)
     reasons = tuple(f"{name}: {left_out[name]}" for name in arms if name in left_out)
-    if len(planned) < 2:
+    if len(arms) - len(left_out) < 2:
         raise UserError(f"only one arm can be built here, so there is nothing to compare: {'; '.join(reasons)}")
-    kept = {name: _with_opponent(arm, left_out) for name, arm in arms.items() if name in planned}
+    kept = {name: _with_opponent(arm, left_out) for name, arm in arms.items() if name not in left_out}
     possible = study.model_copy(update={"arms": kept})
-    ordered = tuple(cell for name in kept for cell in planned[name])
-    return StudyPlan(possible, data, str(source), base, ordered, reasons, tuple(notes))
+    ordered = tuple(cell for name in kept for cell in planned.get(name, ()))
+    return StudyPlan(possible, data, str(source), base, ordered, reasons, tuple(notes), resized_arms(possible, ordered))
+
+
+def _not_read(arms: Mapping[str, Arm], planned: Mapping[str, Sequence[Planned]]) -> dict[str, str]:
+    """The arms that read the models of another and cannot, or read them as another arm does, with the reason."""
+    left_out: dict[str, str] = {}
+    ways: dict[tuple[str, str], str] = {}
+    for name, arm in arms.items():
+        if arm.of is None:
+            continue
+        config = planned[arm.of][0].config if arm.of in planned else None
+        if config is None:
+            left_out[name] = f"{arm.of}, whose models it reads, is left out"
+        elif not isinstance(config, ViTConfig):
+            left_out[name] = f"{arm.of}, whose models it reads, is a ResNet, which has no positions to interpolate"
+        else:
+            ways.setdefault((arm.of, config.position_interpolation), arm.of)
+            twin = ways.setdefault((arm.of, method_of(arm.changes)), name)
+            if twin != name:
+                left_out[name] = f"the same as {twin}"
+    return left_out
 
 
 def _with_opponent(arm: Arm, left_out: Mapping[str, str]) -> Arm:
@@ -181,7 +216,8 @@ def shortened(plan: StudyPlan, share: float) -> StudyPlan:
             size=replace(planned.size, steps=steps),
         )
 
-    return replace(plan, cells=tuple(shorter(planned) for planned in plan.cells))
+    cells = tuple(shorter(planned) for planned in plan.cells)
+    return replace(plan, cells=cells, resized=resized_arms(plan.study, cells))
 
 
 def _shared(
@@ -268,6 +304,7 @@ class _Planner:
             steps=steps,
             images=images,
             batch_size=recipe.batch_size,
+            trained_flops=_trained_flops(recipe, config),
         )
         return Planned(name, value, recipe, arm.lr or self.study.lr, config, size, changes)
 
@@ -340,6 +377,11 @@ class _Planner:
         assert recipe.epochs is not None
         epochs = recipe.epochs * math.sqrt(full / images)
         return images, max(1, math.ceil(epochs * images / recipe.batch_size))
+
+
+def _trained_flops(recipe: Recipe, config: ModelConfig) -> float | None:
+    """Mean FLOPs of a training image where the recipe has several sizes; None where it has one."""
+    return mean_flops(recipe, config) if recipe.resolution.varies else None
 
 
 def _length(steps: int) -> dict[str, Any]:

@@ -20,11 +20,12 @@ from vitrail.device import best_device
 from vitrail.errors import Failure, UserError
 from vitrail.studies import figures, files, page, table
 from vitrail.studies.budget import measured, share_of_steps
-from vitrail.studies.conclusions import conclude
+from vitrail.studies.conclusions import advise, conclude
 from vitrail.studies.findings import Findings, Setting
-from vitrail.studies.outcome import Outcome
+from vitrail.studies.outcome import Kept, Outcome, SizeOutcome
 from vitrail.studies.plan import StudyPlan, make_plan, shortened
 from vitrail.studies.schedule import Schedule
+from vitrail.studies.size_points import size_points
 from vitrail.studies.study import Study
 from vitrail.studies.summary import summarise
 from vitrail.studies.workers import Share, StoppedRun, Workers, working
@@ -74,7 +75,7 @@ def study(
 
     Returns:
         The study with its numbers; ``results.csv``, ``results.json``, ``figure.svg``, ``figure.png`` and ``index.html``
-        are in the folder.
+        are in the folder, and ``sizes.csv`` of a study of sizes.
 
     Raises:
         UserError: unusable input; a folder that holds another study; a budget that is too small.
@@ -95,10 +96,10 @@ def study(
     with _alone(folder):
         plan = _fitted(plan, folder, budget, shares, say)
         schedule = Schedule(plan, folder / "runs")
-        say(f"{plan.runs} runs, {len(shares)} side by side")
+        say(f"{_work(plan)}, {len(shares)} side by side")
         _run(plan, schedule, shares, say)
-        setting = _setting(plan, schedule.outcomes, shares, command)
-        found = findings(title, plan, schedule.outcomes, setting)
+        setting = _setting(plan, schedule, shares, command)
+        found = findings(title, plan, schedule.outcomes, setting, schedule.transferred)
         write(found, folder)
     return found
 
@@ -108,13 +109,22 @@ def folder_of(name: str | Path | Study, data: str | Path | None) -> Path:
     return Path("studies") / f"{_name(name)}-{short_name(str(data or 'digits'))}"
 
 
-def findings(name: str, plan: StudyPlan, outcomes: Sequence[Outcome], setting: Setting) -> Findings:
-    """What the outcomes of a study's runs say."""
-    sizes = {(planned.arm, planned.along): planned.size for planned in plan.cells}
-    points = summarise(plan.study, sizes, outcomes)
-    conclusions, cautions = conclude(plan.study, setting, points)
+def findings(
+    name: str,
+    plan: StudyPlan,
+    outcomes: Sequence[Outcome],
+    setting: Setting,
+    transferred: Sequence[SizeOutcome] = (),
+) -> Findings:
+    """What the outcomes of a study's runs, and of its transfers to other sizes, say."""
+    costs = {(planned.arm, planned.along): planned.size for planned in plan.cells}
+    points = summarise(plan.study, costs, outcomes)
+    sizes = size_points(plan.study, plan.resized, points, outcomes, transferred)
+    conclusions, cautions = conclude(plan.study, setting, points, sizes)
     changes = {planned.arm: planned.changes for planned in plan.cells}
-    return Findings(name, plan.study, setting, points, conclusions, cautions, changes)
+    changes |= {name: arm.changes for name, arm in plan.study.arms.items() if arm.of}
+    advice = advise(plan.study, points, sizes)
+    return Findings(name, plan.study, setting, points, conclusions, cautions, changes, sizes, advice)
 
 
 def write(found: Findings, folder: Path) -> None:
@@ -122,6 +132,8 @@ def write(found: Findings, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     table.write_csv(found, folder / "results.csv")
     table.write_json(found, folder / "results.json")
+    if found.sizes:
+        table.write_sizes_csv(found, folder / "sizes.csv")
     figures.save(found, folder)
     page.write_page(found, folder)
 
@@ -154,7 +166,8 @@ def _shares(plan: StudyPlan, jobs: int | None) -> list[Share]:
     if jobs is not None and jobs < 1:
         raise UserError(f"--jobs {jobs}: at least 1")
     device = best_device()
-    need = max(planned.size.training_bytes for planned in plan.cells) + _OF_PROCESS
+    needs = [planned.size.training_bytes for planned in plan.cells] + [each.training_bytes for each in plan.resized]
+    need = max(needs) + _OF_PROCESS
     own = cores()
     names: list[str | None] = [None]
     possible = 1  # a GPU of another kind
@@ -266,40 +279,48 @@ def _run(plan: StudyPlan, schedule: Schedule, shares: list[Share], say: Say) -> 
                 break
             for _, result in workers.wait(0.5):
                 at_work -= 1
-                if isinstance(result, Outcome):
+                if isinstance(result, Outcome | SizeOutcome):
                     schedule.done(result)
                     passed = time.monotonic() - started
                     left = (plan.training_flops - schedule.flops_done) * passed / (schedule.flops_done - before)
-                    say(_line(result, len(schedule.outcomes), plan.runs, left))
+                    say(_line(result, schedule.ended, plan.runs + plan.transfers, left))
                 elif not isinstance(result, StoppedRun):
                     failed.append(result)
                     say(f"failed: {result}")
             if stop.exit_code is not None:
-                _stop(workers, stop, len(schedule.outcomes), plan.runs)
+                _stop(workers, stop, f"{schedule.ended} of {_work(plan)}")
     if failed:
         more = f" ({len(failed)} runs failed)" if len(failed) > 1 else ""
-        raise Failure(
-            f"{failed[0]}{more}; {len(schedule.outcomes)} of {plan.runs} runs are done, and kept"
-        ) from failed[0]
+        raise Failure(f"{failed[0]}{more}; {schedule.ended} of {_work(plan)} are done, and kept") from failed[0]
 
 
-def _line(result: Outcome, done: int, total: int, left: float) -> str:
+def _work(plan: StudyPlan) -> str:
+    """How much there is to do."""
+    transfers = f" and {plan.transfers} transfers to a size" if plan.transfers else ""
+    return f"{plan.runs} runs{transfers}"
+
+
+def _line(result: Kept, done: int, total: int, left: float) -> str:
     cell = result.cell
-    along = "" if cell.along is None else f", {cell.along}"
-    how = "diverged" if result.diverged else f"{result.top1:.1%}"
     after = f", about {clock(left)} left" if done < total else ""
+    if isinstance(result, SizeOutcome):
+        (h, w), (as_trained, tuned) = result.cell.image_size, result.correct.mean(1)
+        how = f"{as_trained:.1%}, fine-tuned {tuned:.1%}"
+        return f"{done}/{total}  {cell.arm} at {h}x{w}, seed {cell.seed}: {how}{after}"
+    along = "" if result.cell.along is None else f", {result.cell.along}"
+    how = "diverged" if result.diverged else f"{result.top1:.1%}"
     return f"{done}/{total}  {cell.arm}{along}, rate {cell.lr:g}, seed {cell.seed}: {how}{after}"
 
 
-def _stop(workers: Workers, stop: StopRequest, done: int, total: int) -> None:
-    saved = sum(isinstance(result, StoppedRun | Outcome) for _, result in workers.stop())
+def _stop(workers: Workers, stop: StopRequest, done: str) -> None:
+    saved = sum(isinstance(result, StoppedRun | Outcome | SizeOutcome) for _, result in workers.stop())
     raise Stopped(
         stop.exit_code or 143,
-        f"stopped, {done} of {total} runs done, the state of {saved} saved: the same command goes on",
+        f"stopped, {done} done, the state of {saved} saved: the same command goes on",
     )
 
 
-def _setting(plan: StudyPlan, outcomes: Sequence[Outcome], shares: Sequence[Share], command: str) -> Setting:
+def _setting(plan: StudyPlan, schedule: Schedule, shares: Sequence[Share], command: str) -> Setting:
     own = plan.data
     size = plan.base.image_size or plan.cells[0].config.image_size
     device = best_device()
@@ -315,7 +336,7 @@ def _setting(plan: StudyPlan, outcomes: Sequence[Outcome], shares: Sequence[Shar
         recipe=plan.base.to_dict(),
         jobs=len(shares),
         machine=f"{name}; vitrail {version('vitrail')}, torch {torch.__version__}, Python {platform.python_version()}",
-        seconds=sum(result.seconds for result in outcomes),
+        seconds=sum(run.seconds for run in schedule.outcomes) + sum(tuning.seconds for tuning in schedule.transferred),
         command=command,
         left_out=plan.left_out,
         notes=plan.notes,

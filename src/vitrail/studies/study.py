@@ -15,7 +15,9 @@ from vitrail.recipes.recipe import Count, Group, Positive, known_keys
 Changes = dict[str, Any]
 """Recipe values by their paths, such as ``{"model.pool": "avg"}``; nested groups are flattened when they are read."""
 # What an arm may say beside recipe keys.
-_OF_ARM = ("choose", "lr", "against")
+_OF_ARM = ("choose", "lr", "against", "of")
+# What an arm that is read from another's runs may change: how the trained model is brought to another size.
+_OF_READING = ("model.position_interpolation",)
 
 
 def _flat(values: Any) -> Any:
@@ -77,6 +79,10 @@ class Arm(Group):
     )
     lr: tuple[Positive, ...] | None = Field(None, description="learning rates of this arm; null for the study's")
     against: str | None = Field(None, description="the arm that it is compared with; null for the study's reference")
+    of: str | None = Field(
+        None,
+        description="of a study of sizes: the arm whose trained models this one reads in another way, with no runs of its own",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -104,7 +110,16 @@ class Arm(Group):
         for changes in (self.changes, *self.choose):
             check_keys(changes, of_arm=True)
         _different(self.lr or ())
+        if self.of is not None:
+            self._check_reading()
         return self
+
+    def _check_reading(self) -> None:
+        """Refuse what an arm without training of its own cannot change."""
+        if self.choose or self.lr:
+            raise ValueError("of: an arm that reads the models of another has no lr and no alternatives of its own")
+        if not self.changes or set(self.changes) - set(_OF_READING):
+            raise ValueError(f"of: an arm that reads the models of another changes {_OF_READING[0]}, and nothing else")
 
 
 class Along(Group):
@@ -133,16 +148,37 @@ class Match(Group):
     by: Literal["flops", "parameters"] = Field("flops", description="flops of one image, or parameters")
 
 
+class Sizes(Group):
+    """The image sizes at which trained models are tested: as they are, and after a brief fine-tuning at that size."""
+
+    scales: Annotated[tuple[Positive, ...], Field(min_length=2)] = Field(
+        (0.5, 0.75, 1.0, 1.5, 2.0), description="factors of the image size of the training, in order; 1 is among them"
+    )
+    tune: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.1, description="steps of the fine-tuning, as a share of those of the training"
+    )
+    tune_lr: Positive = Field(0.3, description="its learning rate, as a factor of the arm's chosen one")
+
+    @model_validator(mode="after")
+    def _check(self) -> "Sizes":
+        _different(self.scales)
+        if list(self.scales) != sorted(self.scales):
+            raise ValueError("scales must rise")
+        if 1 not in self.scales:
+            raise ValueError("scales must have 1 among them, the size of the training")
+        return self
+
+
 class Study(Group):
     """All that decides what a study trains and how it is read. Refuses unknown keys and impossible values, by name."""
 
     title: str = Field(description="a few words")
     question: str = Field(description="what the study asks, in a sentence or two")
     method: str = Field("", description="what is compared with what and what is held equal, for the reader of the page")
-    view: Literal["arms", "rates", "along", "cost"] = Field(
+    view: Literal["arms", "rates", "along", "cost", "sizes"] = Field(
         "arms",
         description="what the figure shows: the arms side by side, accuracy against the learning rate, against the "
-        "values of along, or against FLOPs",
+        "values of along, against FLOPs, or against the size of the images",
     )
     arms: Annotated[dict[str, Arm], Field(min_length=2)] = Field(description="name -> change of the recipe")
     reference: str = Field(description="the arm that the others are compared with, pair by pair")
@@ -154,6 +190,7 @@ class Study(Group):
         None, description="seeds that try every learning rate; the others take the chosen one alone. null: all"
     )
     along: Along | None = Field(None, description="the quantity on the horizontal axis, if there is one")
+    sizes: Sizes | None = Field(None, description="the sizes at which trained models are tested, for view sizes")
     match: Match | None = Field(None, description="which arms are to cost the same")
     recipe: Changes = Field(default_factory=dict, description="what all arms change in the recipe that suits the data")
     digits: Changes = Field(default_factory=dict, description="what they change besides on the built-in digits")
@@ -195,6 +232,22 @@ class Study(Group):
             raise ValueError(f"match.to {self.match.to!r} has alternatives of its own: match to an arm without choose")
         if self.view == "along" and self.along is None:
             raise ValueError("view along needs along: a recipe key and its values")
+        self._check_sizes()
         if self.sweep_seeds is not None and self.sweep_seeds > self.seeds:
             raise ValueError(f"sweep_seeds {self.sweep_seeds} is more than the {self.seeds} seeds")
         return self
+
+    def _check_sizes(self) -> None:
+        if (self.view == "sizes") != (self.sizes is not None):
+            raise ValueError("view sizes and sizes belong together: give both, or neither")
+        if self.sizes is not None and self.along is not None:
+            raise ValueError("sizes and along are two axes: give one of them")
+        for name, arm in self.arms.items():
+            if arm.of is None:
+                continue
+            if self.sizes is None:
+                raise ValueError(f"arms.{name}.of: only a study of sizes reads the models of one arm in several ways")
+            if arm.of not in self.arms or self.arms[arm.of].of:
+                raise ValueError(f"arms.{name}.of {arm.of!r} is none of the arms that are trained")
+            if name in (self.reference, self.match.to if self.match else None):
+                raise ValueError(f"arms.{name}.of: the reference and match.to are arms that are trained")

@@ -1,4 +1,4 @@
-"""Findings as one table, CSV or JSON: a row for every arm, value along the axis and learning rate.
+"""Findings as one table, CSV or JSON: a row for every arm, value along the axis and learning rate; another of sizes.
 
 Accuracies and their differences are fractions, not per cent; FLOPs are of one forward pass on one image, or of a whole
 training run where the name says so; bytes are those of a training step; seconds are of a training run.
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel
 
-from vitrail.studies.findings import Estimate, Findings, Point, standard_sizes
+from vitrail.studies.findings import Estimate, Findings, Point, SizePoint, standard_sizes
 from vitrail.studies.outcome import Size
 from vitrail.weights import replace
 
@@ -33,8 +33,20 @@ def rows(findings: Findings) -> list[dict[str, Any]]:
 
 def write_csv(findings: Findings, path: str | Path) -> Path:
     """The rows as a CSV file with a header, written whole or not at all; what is not known is an empty field."""
-    path = Path(path)
-    lines = rows(findings)
+    return _write(rows(findings), Path(path))
+
+
+def size_rows(findings: Findings) -> list[dict[str, Any]]:
+    """One flat row for every arm, size and stage, as ``rows`` has them; () for a study without sizes."""
+    return [_size_row(point, findings.study.opponent(point.arm)) for point in findings.sizes]
+
+
+def write_sizes_csv(findings: Findings, path: str | Path) -> Path:
+    """The rows of a study's sizes, as ``write_csv`` writes."""
+    return _write(size_rows(findings), Path(path))
+
+
+def _write(lines: Sequence[dict[str, Any]], path: Path) -> Path:
     with replace.file(path) as staging, staging.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, list(lines[0]) if lines else [], lineterminator="\n")
         writer.writeheader()
@@ -50,7 +62,9 @@ def write_json(findings: Findings, path: str | Path) -> Path:
         "study": findings.study,
         "setting": findings.setting,
         "rows": rows(findings),
+        "sizes": size_rows(findings),
         "conclusions": findings.conclusions,
+        "advice": findings.advice,
         "cautions": findings.cautions,
         "changes": findings.changes,
     }
@@ -89,6 +103,28 @@ def _row(point: Point, opponent: str, other: Size | None) -> dict[str, Any]:
         "images": size.images,
         "batch_size": size.batch_size,
         "training_bytes": size.training_bytes,
+        "seconds": point.seconds,
+    }
+
+
+def _size_row(point: SizePoint, opponent: str) -> dict[str, Any]:
+    return {
+        "arm": point.arm,
+        "height": point.image_size[0],
+        "width": point.image_size[1],
+        "scale": point.scale,
+        "tuned": point.tuned,
+        "seeds": point.seeds,
+        **_interval("top1", point.top1),
+        "against": opponent if opponent != point.arm else None,
+        **_interval("difference", point.difference),
+        "told_apart": point.told_apart if point.difference else None,
+        **_interval("change", point.change),
+        "change_told_apart": point.change_told_apart if point.change else None,
+        "nll": point.nll,
+        "tokens": point.tokens,
+        "flops": point.flops,
+        "training_flops": point.training_flops,
         "seconds": point.seconds,
     }
 

@@ -39,11 +39,11 @@ def _read(lines: IO[str], jobs: "queue.Queue[str]") -> None:
 
 
 def _answer(line: str) -> dict[str, Any]:
-    from vitrail.studies.job import job_of, perform
+    from vitrail.studies.job import perform, task_of
     from vitrail.training.interrupt import Stopped
 
     try:
-        outcome = perform(job_of(json.loads(line)))
+        outcome = perform(task_of(json.loads(line)))
     except (Stopped, KeyboardInterrupt):
         return {"error": "stopped", "message": "", "traceback": ""}
     except UserError as error:

@@ -12,13 +12,11 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 
 from vitrail.errors import Failure, UserError
-from vitrail.studies import outcome
-from vitrail.studies.job import Job
-from vitrail.studies.outcome import Outcome
+from vitrail.studies.job import Task, as_plain
+from vitrail.studies.outcome import Kept
 from vitrail.training.device import NEIGHBOURS
 
 _STOP_WITHIN = 20.0  # seconds that a run has to finish its step and save its state
@@ -54,7 +52,7 @@ class Worker:
         self.share = share
         self.process: subprocess.Popen[str] | None = None
 
-    def do(self, job: Job) -> Outcome:
+    def do(self, job: Task) -> Kept:
         """Have one job done; blocks until it is.
 
         Raises:
@@ -65,7 +63,7 @@ class Worker:
         assert process.stdin is not None
         assert process.stdout is not None
         with suppress(OSError, ValueError):  # it has died, or is being closed: there is no answer either
-            process.stdin.write(json.dumps(asdict(job)) + "\n")
+            process.stdin.write(json.dumps(as_plain(job)) + "\n")
             process.stdin.flush()
         line = process.stdout.readline()
         if not line:
@@ -75,7 +73,7 @@ class Worker:
             )
         reply = json.loads(line)
         if "done" in reply:
-            done = outcome.read(Path(job.folder))
+            done = job.kept()
             if done is None:
                 raise Failure(f"the outcome of the run in {job.folder} has gone: nothing else may write there")
             return done
@@ -127,16 +125,16 @@ class Workers:
         self.idle = [Worker(share) for share in shares]
         self.all = list(self.idle)
         self._changed = threading.Condition()
-        self._done: list[tuple[Job, Outcome | BaseException]] = []
+        self._done: list[tuple[Task, Kept | BaseException]] = []
         self._threads: list[threading.Thread] = []
 
-    def start(self, job: Job) -> None:
+    def start(self, job: Task) -> None:
         """Give a job to an idle worker; there must be one."""
         thread = threading.Thread(target=self._do, args=(self.idle.pop(), job), daemon=True)
         self._threads = [other for other in self._threads if other.is_alive()] + [thread]
         thread.start()
 
-    def wait(self, seconds: float) -> list[tuple[Job, Outcome | BaseException]]:
+    def wait(self, seconds: float) -> list[tuple[Task, Kept | BaseException]]:
         """The jobs that have ended since the last call; waits up to ``seconds`` for the first."""
         with self._changed:
             if not self._done:
@@ -144,7 +142,7 @@ class Workers:
             done, self._done = self._done, []
             return done
 
-    def stop(self) -> list[tuple[Job, Outcome | BaseException]]:
+    def stop(self) -> list[tuple[Task, Kept | BaseException]]:
         """Ask every run to save its state, wait until they have, and give what has ended."""
         for worker in self.all:
             worker.stop()
@@ -171,8 +169,8 @@ class Workers:
                     worker.kill()
                     worker.process.wait()
 
-    def _do(self, worker: Worker, job: Job) -> None:
-        result: Outcome | BaseException
+    def _do(self, worker: Worker, job: Task) -> None:
+        result: Kept | BaseException
         try:
             result = worker.do(job)
         except BaseException as error:

@@ -8,13 +8,16 @@ from typing import Any
 from vitrail.data.open import Dataset, open_data, with_test
 from vitrail.data.split import share_of
 from vitrail.errors import UserError
+from vitrail.model import ViTConfig
+from vitrail.model.cost import Cost
 from vitrail.recipes import files
-from vitrail.recipes.choose import Choice, choose, give_size, start_size
+from vitrail.recipes.choose import Choice, choose, give_middle_size, give_size, start_size
 from vitrail.recipes.recipe import Recipe, kept_with
 from vitrail.training.device import Devices, resolve_precision
 from vitrail.training.forecast import BUDGET, Work, cheaper, seconds_per_image
 from vitrail.training.plan import pixels_of, start_of
 from vitrail.training.progress import clock
+from vitrail.training.resolution import mean_flops, step_of
 
 # What may differ when a run goes on, as it changes nothing that is computed.
 _FREE = frozenset({"data.workers", "data.cache", "checkpoint.every", "checkpoint.keep"})
@@ -118,7 +121,10 @@ def _fit_start(recipe: Recipe, data: Dataset, place: Devices, may_shorten: bool)
             f"how {recipe.init} wants its pixels is not known: mean and std of 0.5 are taken, unless "
             "--set data.mean=[...] and --set data.std=[...] say better"
         )
-    may_shrink = recipe.image_size is None
+    may_shrink = recipe.image_size is None and recipe.resolution.sizes is None
+    if recipe.image_size is None and recipe.resolution.sizes is not None:
+        recipe, middle = give_middle_size(recipe, recipe.model.get("patch_size") or step_of(config))
+        reasons += middle
     if may_shrink:
         size, why = start_size(config, pixels.image_size if pixels else config.image_size, data)
         recipe = files.changed(recipe, {"image_size": size})
@@ -126,12 +132,15 @@ def _fit_start(recipe: Recipe, data: Dataset, place: Devices, may_shorten: bool)
     if not may_shorten or data.train is None or place.device.type != "cpu" or place.world > 1:
         return recipe, reasons
     config = config.with_changes(image_size=recipe.image_size, classes=len(data.labels))
+    if isinstance(config, ViTConfig):
+        config = config.with_changes(patch_size=recipe.model.get("patch_size", config.patch_size))
     work = Work(
         images=len(data.train),
         epochs=recipe.epochs or 1,
         val=len(data.val or ()),
         evaluations=min(20, round(recipe.epochs or 1)),
         test=len(data.test or ()),
+        share=mean_flops(recipe, config) / Cost(config).flops,
     )
     of_image = seconds_per_image(config, place.device, resolve_precision(recipe.precision, place.device))
     if work.seconds(of_image) <= BUDGET:

@@ -100,6 +100,9 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager:
     return torch.autocast(device.type, dtype=torch.bfloat16) if precision == "bf16" else nullcontext()
 
 
-def worth_compiling(wanted: bool | None, device: torch.device, steps: int) -> bool:
-    """Whether to use torch.compile: as wanted, else on a GPU for a run of at least 1,000 steps (compiling takes a minute)."""
-    return wanted if wanted is not None else device.type == "cuda" and steps >= 1000
+def worth_compiling(wanted: bool | None, device: torch.device, steps: int, *, varies: bool = False) -> bool:
+    """Whether to use torch.compile: as wanted, else on a GPU for a run of at least 1,000 steps (compiling takes a minute).
+
+    Where sizes vary from step to step, only as wanted: it would compile again for many of them.
+    """
+    return wanted if wanted is not None else device.type == "cuda" and steps >= 1000 and not varies

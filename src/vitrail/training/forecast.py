@@ -1,7 +1,7 @@
 """Forecast: how long a run takes on this device, measured before it begins, and a plan that takes less."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
@@ -29,10 +29,14 @@ class Work:
     val: int = 0
     evaluations: int = 0
     test: int = 0
+    share: float = 1.0
+    """FLOPs of a training image, to those of one at the model's own size and patch size: where training has several."""
 
     def seconds(self, of_image: float) -> float:
-        """The time that all of it takes, if one image takes ``of_image`` seconds in training; a third in evaluation."""
-        return of_image * (self.images * self.epochs + (self.val * self.evaluations + self.test) / 3)
+        """The time that all of it takes, if one image of the model's own size takes ``of_image`` seconds in training; a
+        third in evaluation."""
+        training = self.images * self.epochs * self.share
+        return of_image * (training + (self.val * self.evaluations + self.test) / 3)
 
 
 def seconds_per_image(config: ModelConfig, device: torch.device, precision: str) -> float:
@@ -54,7 +58,7 @@ def cheaper(
     def fits(epochs: int, size: tuple[int, int]) -> bool:
         share = Cost(config.with_changes(image_size=size)).flops / full
         evaluations = round(work.evaluations * epochs / max(work.epochs, 1))
-        return Work(work.images, epochs, work.val, evaluations, work.test).seconds(of_image * share) <= budget
+        return replace(work, epochs=epochs, evaluations=evaluations).seconds(of_image * share) <= budget
 
     while not fits(epochs, size):
         smaller = _smaller(config, size)

@@ -8,8 +8,10 @@ import torch
 
 from vitrail.errors import UserError
 from vitrail.model import ModelConfig, cost
+from vitrail.model.fields import size_text
 from vitrail.recipes.recipe import Recipe
 from vitrail.training.device import Devices
+from vitrail.training.resolution import at_pair, images_a_part, pairs_of
 
 _CGROUP = Path("/sys/fs/cgroup")
 _CGROUP_LIMIT, _CGROUP_USED, _CGROUP_STAT = (_CGROUP / name for name in ("memory.max", "memory.current", "memory.stat"))
@@ -56,6 +58,7 @@ def check_memory(recipe: Recipe, config: ModelConfig, place: Devices, precision:
     free = free_bytes(place.device) // (1 if place.device.type == "cuda" else place.neighbours)
     need = step_bytes(recipe, config, batch_size=share, precision=precision)
     if need <= _MARGIN * free:
+        _check_sizes(recipe, config, world, precision, free)
         return f"memory: about {gigabytes(need)} for a step, {gigabytes(free)} free"
     message = (
         f"batch_size {recipe.batch_size} needs about {gigabytes(need)} for a step, and {gigabytes(free)} are free: "
@@ -71,6 +74,20 @@ def check_memory(recipe: Recipe, config: ModelConfig, place: Devices, precision:
         message + f"use --batch-size {fits * world * recipe.optimizer.accumulate}, "
         f"or keep it and cut it up with --set optimizer.accumulate={parts}"
     )
+
+
+def _check_sizes(recipe: Recipe, config: ModelConfig, world: int, precision: str, free: int) -> None:
+    """A UserError if a step fits at the model's own size, but at another size of the run its parts do not."""
+    for pair in pairs_of(recipe.resolution, config) if recipe.resolution.varies else ():
+        images = images_a_part(recipe, config, pair, world)
+        need = step_bytes(recipe, at_pair(config, pair), batch_size=images, precision=precision)
+        if need > _MARGIN * free:
+            what = "1 image" if images == 1 else f"{images} images"
+            raise UserError(
+                f"resolution: {what} of {size_text(pair[0])} pixels at a time need about {gigabytes(need)}, and "
+                f"{gigabytes(free)} are free: leave that size out"
+                + ("" if images == 1 else ", or cut the batch up with --set optimizer.accumulate=...")
+            )
 
 
 def gigabytes(count: int) -> str:

@@ -2,27 +2,27 @@
 
 import hashlib
 import math
-from collections.abc import Callable, Hashable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
 from vitrail.data.augment import Augment
-from vitrail.data.cache import CACHE_BYTES, Checked, Memory, cache_bytes, check_images
+from vitrail.data.cache import Checked, Memory
 from vitrail.data.open import Dataset
 from vitrail.data.preprocess import Preprocess
-from vitrail.data.samples import Samples
-from vitrail.data.workers import cores
+from vitrail.data.resolutions import Resolutions, Size, different_sizes
 from vitrail.errors import UserError
 from vitrail.model import ModelConfig, ResNetConfig, ViTConfig, is_resnet, model_variant
 from vitrail.recipes.files import changed
 from vitrail.recipes.recipe import Recipe, no_such_choice
-from vitrail.training.memory import free_bytes
+from vitrail.training.images import Look
+from vitrail.training.resolution import pairs_of
+from vitrail.weights.contract import patch_size_of
 from vitrail.weights.description import Description, read
 from vitrail.weights.embedded import UNSAID
 
-_LOOK_AT = 20_000  # images, before the first step; all of them if bad ones are to be left out
 _PIXEL_KEYS = ("mode", "crop_fraction", "interpolation", "mean", "std")
 
 
@@ -45,6 +45,10 @@ class Plan:
     evaluate_every: int
     start: Description | None = None
     """The model that the run starts from."""
+    resolutions: Resolutions | None = None
+    """The image size and patch size of each step; None where every step has the model's own."""
+    cached: Mapping[Size, torch.Tensor] = field(default_factory=dict)
+    """The training images decoded, at every size that steps have; empty where each is decoded when it is needed."""
     notes: tuple[str, ...] = ()
 
     @property
@@ -69,6 +73,7 @@ def make_plan(
     neighbours: int = 1,
     progress: Callable[[int, int], None] | None = None,
     memory: Memory | None = None,
+    approve: Callable[[ModelConfig], object] | None = None,
 ) -> Plan:
     """Decide everything that follows from the recipe, the data and the start model.
 
@@ -78,6 +83,7 @@ def make_plan(
         neighbours: those of them on this machine, which share its memory.
         progress: called with (done, all) while images are looked at.
         memory: of images decoded by earlier runs on the same data, for this run and later ones.
+        approve: called with the model's configuration before any image is looked at, which takes long if it is too large.
 
     Raises:
         UserError: what cannot be trained: no training images, damaged images without ``skip_bad``, sizes that do not fit
@@ -94,18 +100,14 @@ def make_plan(
     augment = Augment(**recipe.augment.model_dump())
     start = start_of(recipe) if recipe.init else None
     config, preprocess = _from_start(recipe, data, start) if start else _from_scratch(recipe, data)
-    # Random crops differ every epoch; all else begins with the same resized image, which is worth keeping.
-    room = min(CACHE_BYTES, free_bytes(torch.device("cpu")) // 4) // neighbours
-
-    def checked(split: str, samples: Samples | None, share: int) -> Checked | None:
-        known = (memory, (data.name, split)) if memory else None
-        return _checked(samples, recipe, preprocess, share, max(1, cores() // neighbours), progress, known)
-
-    train = checked("train", data.train, room if recipe.augment.crop == "none" else 0)
-    val = checked("val", data.val, room // 4)
-    # test images are used once in a run, so they are kept for other runs alone
-    test = checked("test", data.test, room // 4 if memory else 0)
-    assert train is not None
+    if approve is not None:
+        approve(config)
+    if preprocess.varies and recipe.compile:
+        raise UserError("compile: images at their own aspect ratio have too many shapes to compile for: leave it out")
+    pairs = pairs_of(recipe.resolution, config) if recipe.resolution.varies else ()
+    look = Look(recipe, preprocess, data.name, neighbours, progress, memory)
+    train, cached = look.at_training(data.train, different_sizes(pairs) or (config.image_size,))
+    val, test = look.at_evaluation(data.val, "val"), look.at_evaluation(data.test, "test")
     n = len(train.samples)
     steps = recipe.steps or max(1, math.ceil((recipe.epochs or 1) * n / recipe.batch_size))
     per_epoch = max(1, round(n / recipe.batch_size))
@@ -123,32 +125,9 @@ def make_plan(
         warmup=_warmup(recipe, steps, per_epoch),
         evaluate_every=recipe.evaluate.every or max(per_epoch, math.ceil(steps / 20)),
         start=start,
+        resolutions=Resolutions(pairs, recipe.resolution.order, recipe.seed, steps) if pairs else None,
+        cached=cached,
         notes=(*_note("train", train), *_note("val", val), *_note("test", test)),
-    )
-
-
-def _checked(
-    samples: Samples | None,
-    recipe: Recipe,
-    preprocess: Preprocess,
-    room: int,
-    workers: int,
-    progress: Callable[[int, int], None] | None,
-    memory: tuple[Memory, Hashable] | None,
-) -> Checked | None:
-    """Look at every image before the first step, and keep them decoded where they fit into ``room`` bytes."""
-    if samples is None:
-        return None
-    fits = cache_bytes(len(samples), preprocess) <= room
-    return check_images(
-        samples,
-        preprocess,
-        workers=workers,
-        skip_bad=recipe.data.skip_bad,
-        keep=room > 0 and (fits if recipe.data.cache is None else recipe.data.cache),
-        at_most=None if recipe.data.skip_bad else _LOOK_AT,
-        progress=progress,
-        memory=memory,
     )
 
 
@@ -236,8 +215,11 @@ def _preprocess(recipe: Recipe, config: ModelConfig, start: Preprocess | None = 
     own = start or Preprocess(config.image_size, config.channels, crop_fraction=1.0, mean=half, std=half)
     settings = {name: getattr(recipe.data, name) for name in _PIXEL_KEYS}
     chosen = {name: value for name, value in settings.items() if value is not None}
-    if chosen.get("mode", own.mode) != own.mode:
+    mode = chosen.get("mode", own.mode)
+    if mode != own.mode:
         chosen.setdefault("crop_fraction", None)  # the start's belongs to its mode: take the new mode's usual one
+    if mode == "native":
+        chosen["patch_size"] = patch_size_of(config)
     return replace(own, image_size=config.image_size, **chosen)
 
 

@@ -18,7 +18,7 @@ from vitrail.model import Model, ViTConfig, build
 from vitrail.model.cost import Cost
 from vitrail.recipes import files
 from vitrail.recipes.recipe import Recipe
-from vitrail.training import checkpoint
+from vitrail.training import checkpoint, resolution
 from vitrail.training.decide import begin
 from vitrail.training.device import Devices, devices, resolve_precision, worth_compiling
 from vitrail.training.ema import Ema
@@ -70,6 +70,7 @@ def train(
         progress = TrainingProgress(quiet=quiet or not place.first)
         begun = begin(recipe, data, dict(changes or {}), Path(out) if out else None, resume, place)
         _say(progress, begun.notes)
+        precision = resolve_precision(begun.recipe.precision, place.device)
         plan = make_plan(
             begun.recipe,
             begun.data,
@@ -77,13 +78,14 @@ def train(
             neighbours=place.neighbours,
             progress=progress.looking,
             memory=memory,
+            approve=lambda config: check_memory(begun.recipe, config, place, precision),
         )
-        precision = resolve_precision(plan.recipe.precision, place.device)
         of_step = check_memory(plan.recipe, plan.config, place, precision)
 
         model, started = _model(plan, place)
         state = RunState(model, Optimisers(model, plan.recipe.optimizer), _ema(model, plan.recipe), plan.fingerprint)
-        _say(progress, [*plan.notes, *started, _describe(plan, model, place, precision), of_step])
+        sizes = [resolution.sentence(plan.resolutions)] if plan.resolutions else []
+        _say(progress, [*plan.notes, *started, _describe(plan, model, place, precision), *sizes, of_step])
         if plan.recipe.init and not begun.goes_on:
             _say(progress, _forecast(plan, place, precision))
         place.barrier()  # every process has found the folder as it is before the first one changes it
@@ -124,8 +126,9 @@ def _model(plan: Plan, place: Devices) -> tuple[Model, list[str]]:
         model, notes = build(plan.config), []
     model.preprocess, model.labels = plan.preprocess, plan.labels
     model.to(place.device)
-    if place.world > 1 and place.device.type == "cuda":
-        # A conv stem then normalises over the whole batch, and not over each GPU's share.
+    if place.world > 1 and place.device.type == "cuda" and not plan.preprocess.varies:
+        # A conv stem then normalises over the whole batch, and not over each GPU's share. Where images have different
+        # sizes, each process has its own number of groups, and they would wait for each other in vain.
         nn.SyncBatchNorm.convert_sync_batchnorm(model)
     return model, notes
 
@@ -151,8 +154,10 @@ def _restore(state: RunState, folder: Path, progress: TrainingProgress, place: D
 def _train_step(plan: Plan, state: RunState, place: Devices, precision: str) -> TrainStep:
     """The step, with the model compiled where that pays and wrapped where several processes train."""
     network: nn.Module = state.model
-    if worth_compiling(plan.recipe.compile, place.device, plan.steps):
-        network.compile()
+    varies = plan.resolutions is not None or plan.preprocess.varies
+    if worth_compiling(plan.recipe.compile, place.device, plan.steps, varies=varies):
+        # of several sizes each is compiled by itself: positions cannot be interpolated to one that is left open
+        network.compile(dynamic=False if varies else None)
     if place.world > 1:
         network = DistributedDataParallel(network, device_ids=[place.device] if place.device.type == "cuda" else None)
     return TrainStep(
@@ -167,6 +172,7 @@ def _train_step(plan: Plan, state: RunState, place: Devices, precision: str) -> 
         precision=precision,
         total=plan.steps,
         warmup=plan.warmup,
+        resolutions=plan.resolutions,
     )
 
 
@@ -181,8 +187,9 @@ def _batches(plan: Plan, state: RunState, place: Devices, workers: int) -> Train
         world=place.world,
         workers=workers,
         start_step=state.step,
-        cached=plan.train.cached,
+        cached=plan.cached or None,
         pin_memory=place.device.type == "cuda",
+        resolutions=plan.resolutions,
     )
 
 
@@ -194,12 +201,14 @@ def _forecast(plan: Plan, place: Devices, precision: str) -> list[str]:
         val=len(plan.val.samples) if plan.val else 0,
         evaluations=max(1, plan.steps // plan.evaluate_every),
         test=len(plan.test.samples) if plan.test else 0,
+        share=resolution.mean_flops(plan.recipe, plan.config) / Cost(plan.config).flops,
     )
     of_image = seconds_per_image(plan.config, place.device, precision) / place.world
     seconds = work.seconds(of_image)
-    lines = [sentence(seconds, of_image)]
+    lines = [sentence(seconds, of_image * work.share)]
     if seconds > LONG:
-        epochs, (h, w) = cheaper(plan.config, work, of_image, LONG / 2)
+        may_shrink = plan.recipe.resolution.sizes is None  # else the image size is not what the time goes into
+        epochs, (h, w) = cheaper(plan.config, work, of_image, LONG / 2, may_shrink=may_shrink)
         share = Cost(plan.config.with_changes(image_size=(h, w))).flops / Cost(plan.config).flops
         less = dataclasses.replace(work, epochs=epochs, evaluations=min(work.evaluations, epochs)).seconds(
             of_image * share

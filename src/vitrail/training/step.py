@@ -1,5 +1,6 @@
 """One training step: augmented images in, weights moved. Shapes: b images of this process, C classes, h w pixels."""
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -13,12 +14,14 @@ from vitrail.data.batches import Batch
 from vitrail.data.mixup import mixup_cutmix
 from vitrail.data.preprocess import Preprocess
 from vitrail.data.randomness import step_generator, words
-from vitrail.model import Model
+from vitrail.data.resolutions import Resolutions
+from vitrail.model import Model, ViTConfig
 from vitrail.recipes.recipe import Recipe
 from vitrail.training.device import Devices, autocast
 from vitrail.training.ema import Ema
 from vitrail.training.loss import classification_loss, soft_targets
 from vitrail.training.optimizer import Optimisers
+from vitrail.training.resolution import load, parts, step_of
 from vitrail.training.schedule import learning_rate_factor
 
 
@@ -50,13 +53,17 @@ class TrainStep:
     precision: str
     total: int
     warmup: int
+    resolutions: Resolutions | None = None
+    """The image size and patch size of each step, as the loader has them; None for the model's own throughout."""
 
     def __call__(self, step: int, batch: Batch) -> StepResult:
         self.model.train()
         rng = seed_step(self.recipe.seed, step, self.devices)
-        images, targets = self._prepare(batch, rng)
+        groups, targets = self._prepare(batch, rng)
         lr = self.optimisers.set_learning_rate(self._factor(step))
-        loss, correct = self._backward(images, targets)
+        own = step_of(self.model.config)
+        patch_size = own if self.resolutions is None else self.resolutions.at(step)[1]
+        loss, correct = self._backward(groups, targets, patch_size)
         norm = self._clip()
         self.optimisers.step()
         self.optimisers.zero_grad()
@@ -70,33 +77,61 @@ class TrainStep:
             step, total=self.total, warmup=self.warmup, name=schedule.name, final_fraction=schedule.final_fraction
         )
 
-    def _prepare(self, batch: Batch, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Augment, mix and normalise on the device: images (b, channels, h, w) and target probabilities (b, C)."""
+    def _prepare(self, batch: Batch, rng: np.random.Generator) -> tuple[list[Tensor], Tensor]:
+        """Augment, mix and normalise on the device, the images of each size by themselves.
+
+        Returns:
+            Groups of images (b, channels, h, w), and the target probabilities of all of them in order (b, C).
+        """
         recipe, device = self.recipe, self.devices.device
-        pixels = batch.images.to(device, non_blocking=True)
-        images = augment_batch(pixels, self.augment, recipe.seed, batch.epochs, batch.indices)
-        images = self.preprocess.normalize(images)
         classes, smoothing = self.model.config.classes, recipe.regularization.label_smoothing
         targets = soft_targets(batch.targets.to(device, non_blocking=True), classes, smoothing)
         mix = recipe.mixup
-        if (mix.mixup or mix.cutmix) and rng.random() < mix.probability:
-            images, targets = mixup_cutmix(images, targets, mixup_alpha=mix.mixup, cutmix_alpha=mix.cutmix, rng=rng)
-        return images, targets
+        mixed = bool(mix.mixup or mix.cutmix) and rng.random() < mix.probability
+        counts = [len(group) for group in batch.groups]
+        images, mixed_targets = [], []
+        rows = zip(
+            batch.groups, targets.split(counts), batch.epochs.split(counts), batch.indices.split(counts), strict=True
+        )
+        for group, y, epochs, indices in rows:
+            pixels = group.to(device, non_blocking=True)
+            x = self.preprocess.normalize(augment_batch(pixels, self.augment, recipe.seed, epochs, indices))
+            if mixed:
+                x, y = mixup_cutmix(x, y, mixup_alpha=mix.mixup, cutmix_alpha=mix.cutmix, rng=rng)
+            images.append(x)
+            mixed_targets.append(y)
+        return images, torch.cat(mixed_targets)
 
-    def _backward(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Gradients of the mean loss over the batch, part by part; the loss and the number of images got right."""
-        parts = self.recipe.optimizer.accumulate
-        total_loss, correct = images.new_zeros(()), images.new_zeros(())
-        chunks = list(zip(images.chunk(parts), targets.chunk(parts), strict=True))
-        for i, (x, y) in enumerate(chunks):
-            with self._without_sync(i < len(chunks) - 1):
+    def _backward(self, groups: Sequence[Tensor], targets: Tensor, patch_size: int) -> tuple[Tensor, Tensor]:
+        """Gradients of the mean loss over the batch, part by part; the loss and the number of images got right.
+
+        A part holds no more tokens than one of images of the model's own size does, so that memory stays what it is there.
+        """
+        config, done = self.model.config, 0
+        most = len(targets) // self.recipe.optimizer.accumulate * load(config, config.image_size, step_of(config))
+        sizes = [(len(group), load(config, (group.shape[-2], group.shape[-1]), patch_size)) for group in groups]
+        cut = parts(sizes, most)
+        total_loss, correct = groups[0].new_zeros(()), groups[0].new_zeros(())
+        for i, part in enumerate(cut):
+            x = [groups[number][chosen] for number, chosen in part]
+            y = targets[done : done + sum(map(len, x))]
+            done += len(y)
+            with self._without_sync(i < len(cut) - 1):
                 with autocast(self.precision, self.devices.device):
-                    logits = self.network(x)
-                loss = classification_loss(logits, y, self.recipe.loss) * (len(x) / len(images))
+                    logits = self._forward(x, patch_size)
+                loss = classification_loss(logits, y, self.recipe.loss) * (len(y) / len(targets))
                 loss.backward()
             total_loss += loss.detach()
             correct += (logits.detach().argmax(1) == y.argmax(1)).sum()
         return total_loss, correct
+
+    def _forward(self, groups: Sequence[Tensor], patch_size: int) -> Tensor:
+        """Logits of one batch, or of several packed into a sequence, cut into patches of this size."""
+        images = groups[0] if len(groups) == 1 else groups
+        config = self.model.config
+        if isinstance(config, ViTConfig) and patch_size != config.patch_size:
+            return self.network(images, patch_size=patch_size)
+        return self.network(images)
 
     def _without_sync(self, more_to_come: bool) -> AbstractContextManager:
         """Processes exchange gradients with the last part of a batch only."""

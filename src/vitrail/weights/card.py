@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from vitrail.data.preprocess import Preprocess
 
 _LABELS_SHOWN = 100
+_TIMMS = "bicubic_antialias"  # how timm interpolates learned positions, which its folders cannot say otherwise
 
 
 def model_card(
@@ -147,7 +148,13 @@ def _pixels(preprocess: "Preprocess | None") -> str:
         "crop": f"the shorter side is resized and the centre is cropped to {h} x {w} (crop fraction {p.crop_fraction:g})",
         "squash": f"the image is resized to {tall} x {wide}, whatever its shape",
         "pad": f"the image is resized to fit into {tall} x {wide}, and laid on the mean",
+        "native": "the image keeps its own aspect ratio",
     }[p.mode]
+    if p.patch_size is not None:
+        how += (
+            f": it is resized to whole patches of {p.patch_size} x {p.patch_size}, at most as many as {h} x {w} has "
+            f"({h * w // p.patch_size**2}); libraries without this resize it to {h} x {w}"
+        )
     if p.mode != "crop" and (tall, wide) != (h, w):
         how += f", and the centre is cropped to {h} x {w}"
     colours = "colour" if p.channels == 3 else f"{p.channels} channel{'s' if p.channels > 1 else ''}"
@@ -186,6 +193,9 @@ def _use(config: ModelConfig) -> str:
             'timm.create_model("local-dir:FOLDER", pretrained=True)',
             "```",
         ]
+        if isinstance(config, ViTConfig) and config.position == "learned" and config.position_interpolation != _TIMMS:
+            own = config.position_interpolation
+            lines.append(f"\nAt another image size timm interpolates the positions by {_TIMMS}, and vitrail by {own}.")
     else:
         lines.append(f"timm does not open this folder ({reason}).")
     return "\n".join(lines)

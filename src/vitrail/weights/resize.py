@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from vitrail.errors import UserError
-from vitrail.model import Model, ResNet, ViT, ViTConfig
+from vitrail.model import Model, ResNetConfig, ViTConfig
 from vitrail.model.positions import KINDS
-from vitrail.model.resize import require_method, resize_kernel
+from vitrail.model.resize import require_method, require_patch_method, resize_kernel
 from vitrail.weights.build import empty, fill
 
 
@@ -44,20 +44,25 @@ def resize(
     config = model.config
     if method is not None:
         require_method(method)
+    require_patch_method(patch_method)
     if isinstance(config, ViTConfig):
-        new = config.with_changes(image_size=size, patch_size=patch_size or config.patch_size)
-        state = resized_state(model.state_dict(), config, new, method=method, patch_method=patch_method)
-        resized: ViT | ResNet = empty(new)
+        new: ViTConfig | ResNetConfig = config.with_changes(
+            image_size=size, patch_size=config.patch_size if patch_size is None else patch_size
+        )
+    elif patch_size is None:
+        new = config.with_changes(image_size=size)
     else:
-        if patch_size is not None:
-            raise UserError(f"patch size {patch_size}: this model is a ResNet, which has no patches; leave it out")
-        state = model.state_dict()
-        resized = empty(config.with_changes(image_size=size))
-    resized.to(next(model.parameters()).dtype)
+        raise UserError(f"patch size {patch_size}: this model is a ResNet, which has no patches; leave it out")
+    preprocess = model.preprocess
+    if preprocess is not None:
+        p = getattr(new, "patch_size", None)  # mode native counts in patches
+        preprocess = dataclasses.replace(preprocess, image_size=size, patch_size=p)
+    state = model.state_dict()
+    if isinstance(config, ViTConfig) and isinstance(new, ViTConfig):
+        state = resized_state(state, config, new, method=method, patch_method=patch_method)
+    resized = empty(new).to(next(model.parameters()).dtype)
     fill(resized, {name: tensor.detach().clone() for name, tensor in state.items()})
-    resized.labels = model.labels
-    if model.preprocess is not None:
-        resized.preprocess = dataclasses.replace(model.preprocess, image_size=resized.config.image_size)
+    resized.preprocess, resized.labels = preprocess, model.labels
     return resized.eval()
 
 
@@ -81,7 +86,8 @@ def resized_state(
         for name in position_tables(state):
             resized[name] = kind.resized(state[name], own, new.grid)
     if old.patch_size != new.patch_size:
-        resized[_KERNEL] = resize_kernel(state[_KERNEL], _kernel_side(old, new), method=patch_method)
+        side = _kernel_side(old, new)
+        resized[_KERNEL] = resize_kernel(state[_KERNEL], side, method=patch_method)
     return resized
 
 

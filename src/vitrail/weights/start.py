@@ -69,7 +69,8 @@ def start_from(
     fill(model, to_ours(chosen, report, state, wanted, name))
     model.labels = tuple(labels)
     if source.preprocess is not None:
-        model.preprocess = dataclasses.replace(source.preprocess, image_size=config.image_size)
+        p = getattr(config, "patch_size", None)  # mode native counts in patches
+        model.preprocess = dataclasses.replace(source.preprocess, image_size=config.image_size, patch_size=p)
     taken = sum(p.numel() for key, p in model.named_parameters() if not key.startswith((*_HEADS, _REPRESENTATION)))
     return model.train(), [f"started from {name}: {taken:,} parameters of the backbone", *notes]
 

@@ -13,7 +13,7 @@ from vitrail.studies.conclusions.words import (
     started,
     value,
 )
-from vitrail.studies.findings import Point, Setting, standard, standard_sizes
+from vitrail.studies.findings import Point, Setting, SizePoint, standard, standard_sizes
 from vitrail.studies.outcome import Size
 from vitrail.studies.study import Study
 
@@ -23,9 +23,10 @@ _COSTS: tuple[tuple[str, Callable[[Size], float]], ...] = (
     ("FLOPs for one image", lambda size: size.flops),
     ("training steps", lambda size: size.steps),
 )
+_OF_SIZES: tuple[tuple[str, Callable[[Size], float]], ...] = (("training FLOPs", lambda size: size.training_flops),)
 
 
-def cautions(study: Study, setting: Setting, points: Sequence[Point]) -> list[str]:
+def cautions(study: Study, setting: Setting, points: Sequence[Point], at_sizes: Sequence[SizePoint] = ()) -> list[str]:
     """Sentences, those that this study gives rise to first."""
     return [
         *_at_the_edge(study, points),
@@ -35,7 +36,7 @@ def cautions(study: Study, setting: Setting, points: Sequence[Point]) -> list[st
             if setting.left_out
             else ()
         ),
-        *_chance(study, setting, points),
+        *(_of_sizes(study, setting, at_sizes) if at_sizes else _chance(study, setting, points)),
         *_scope(study, setting, points),
         *_measures(setting),
     ]
@@ -50,7 +51,7 @@ def costs(study: Study, points: Sequence[Point]) -> list[str]:
     if not pairs:
         return []
     equal, unequal = [], []
-    for name, cost in _COSTS:
+    for name, cost in (*_COSTS, *(_OF_SIZES if study.sizes else ())):
         furthest, other = max(pairs, key=lambda pair: abs(math.log(cost(pair[0].size) / cost(pair[1]))))
         ratio = cost(furthest.size) / cost(other)
         if ratio == 1:
@@ -163,6 +164,43 @@ def _chance(study: Study, setting: Setting, points: Sequence[Point]) -> list[str
             "chance of the images alone."
         )
     return said
+
+
+def _of_sizes(study: Study, setting: Setting, at_sizes: Sequence[SizePoint]) -> list[str]:
+    """What intervals and comparisons over sizes count, and what a size of images is made of."""
+    seeds = between([point.seeds for point in at_sizes])
+    # at the base size an arm that reads another's models is that arm over again
+    compared = [point for point in at_sizes if not (study.arms[point.arm].of and point.scale == 1)]
+    differences = sum(point.difference is not None for point in compared)
+    changes = sum(point.change is not None for point in compared)
+    said = [
+        f"Each arm was trained with {seeds} seeds (random starts and orders). The intervals count the chance of the seed "
+        f"and of the images that were asked, {_uncounted(study, setting)}",
+        f"An interval holds the true value in about 95 of 100 cases, for one comparison. There are {changes:,} of an arm with "
+        f"itself at the size of its training, and {differences:,} of one arm with another; each is called more than chance "
+        f"only if it would be at 5 % / {changes:,} or 5 % / {differences:,} (Bonferroni). What could not be shown need not "
+        "be absent: more seeds or more images may show it.",
+        "Sizes are not independent: the same trained models and the same images stand behind all of them, so an arm that "
+        "is lucky at one size may be lucky at the next. What is best of many was chosen on the images that it is reported "
+        "on, and will be a little worse on others.",
+        f"All sizes are made from the same files{_files(setting)}. Where these are smaller, a larger size adds pixels and no "
+        "detail: what larger images of the same things would bring is not measured.",
+    ]
+    if study.sizes and any(point.tuned for point in at_sizes):
+        said.append(
+            f"The fine-tuning is brief: {100 * study.sizes.tune:.3g} % of the steps, at {study.sizes.tune_lr:g} times the "
+            "learning rate. Neither was tuned; a longer one may regain more."
+        )
+    if setting.recipe.get("augment", {}).get("crop") == "random_resized":
+        said.append(
+            "Training saw random crops, in which things look larger than in the whole images of the test; a size somewhat "
+            "above the training's may do better for that alone."
+        )
+    return said
+
+
+def _files(setting: Setting) -> str:
+    return ", here of 8 × 8 pixels" if setting.data == "digits" else ""
 
 
 def _uncounted(study: Study, setting: Setting) -> str:

@@ -30,17 +30,22 @@ def amount(estimate: Estimate) -> str:
     return f"{points(estimate.mean)} ({100 * low:.1f} to {100 * high:.1f})"
 
 
-def difference(estimate: Estimate) -> str:
-    """``2.3 points behind (1.1 to 3.4)``; where it may be either, ``0.3 points ahead (1.2 behind to 1.8 ahead)``."""
+def difference(estimate: Estimate, words: tuple[str, str, str] = ("ahead", "behind", "level")) -> str:
+    """``2.3 points behind (1.1 to 3.4)``; where it may be either, ``0.3 points ahead (1.2 behind to 1.8 ahead)``.
+
+    ``words``: for above 0, below, and neither.
+    """
     mean = points(estimate.mean)
-    direction = "level" if mean == points(0) else f"{mean} {'ahead' if estimate.mean > 0 else 'behind'}"
-    if sign(estimate) and direction != "level":
+    direction = words[2] if mean == points(0) else f"{mean} {words[0] if estimate.mean > 0 else words[1]}"
+    if sign(estimate) and direction != words[2]:
         return f"{direction} ({amount(estimate).split('(')[1]}"
-    return f"{direction} ({_end(estimate.low)} to {_end(estimate.high)})"
+    ends = [f"{100 * abs(end):.1f} {words[1] if end < 0 else words[0]}" for end in (estimate.low, estimate.high)]
+    return f"{direction} ({ends[0]} to {ends[1]})"
 
 
-def _end(end: float) -> str:
-    return f"{100 * abs(end):.1f} {'behind' if end < 0 else 'ahead'}"
+def change(estimate: Estimate) -> str:
+    """What another size does to an arm: ``2.3 points lost (1.1 to 3.4)``, ``unchanged (0.5 lost to 0.5 gained)``."""
+    return difference(estimate, ("gained", "lost", "unchanged"))
 
 
 def sign(estimate: Estimate) -> int:

@@ -5,7 +5,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from vitrail.studies.conclusions.words import value
-from vitrail.studies.figures import along, arms, cost, rates, style
+from vitrail.studies.figures import along, arms, cost, rates, sizes, style
 from vitrail.studies.figures.style import Width
 from vitrail.studies.findings import Findings
 from vitrail.weights import replace
@@ -13,7 +13,7 @@ from vitrail.weights import replace
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_VIEWS: dict[str, ModuleType] = {"arms": arms, "rates": rates, "along": along, "cost": cost}
+_VIEWS: dict[str, ModuleType] = {"arms": arms, "rates": rates, "along": along, "cost": cost, "sizes": sizes}
 DPI = 200
 
 

@@ -13,7 +13,7 @@ from vitrail.studies.findings import Estimate, Findings, Point
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure, SubFigure
 
 Width = Literal["wide", "narrow"]
 INCHES: Mapping[str, float] = {"wide": 7.0, "narrow": 3.5}
@@ -24,6 +24,7 @@ INK, SOFT, GRID, PAPER = "#1c2330", "#5a6474", "#e3e5e9", "#ffffff"
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#b8578f", "#c98a00", "#3a9ad9", "#7a5a3a")
 """After Okabe and Ito (2008), "Color Universal Design", the light ones darkened to be seen on white."""
 _MARKERS = ("s", "^", "D", "v", "P", "X", "p")
+_HOLLOW = ("s", "^", "D", "v", "o", "p")  # small, they still show whether they are filled
 _LINES = ("-", "--", ":", "-.")
 
 
@@ -38,10 +39,15 @@ class Look:
 
 def looks(findings: Findings) -> dict[str, Look]:
     """Arm -> its look, in the study's order, of the arms that have points; the reference is dark and round."""
-    found = {findings.study.reference: Look(INK, "o", "-")}
+    return looks_of(findings.study.reference, arms(findings))
+
+
+def looks_of(reference: str, names: Sequence[str]) -> dict[str, Look]:
+    """The looks of these arms, in their order."""
+    found = {reference: Look(INK, "o", "-")}
     families: dict[str, int] = {}
     fresh = 0
-    for i, arm in enumerate(arm for arm in arms(findings) if arm not in found):
+    for i, arm in enumerate(arm for arm in names if arm not in found):
         marker, kin = _MARKERS[(i + i // len(_MARKERS)) % len(_MARKERS)], _kin(arm, found)
         if kin is None:
             found[arm] = Look(SERIES[fresh % len(SERIES)], marker, _LINES[fresh // len(SERIES) % len(_LINES)])
@@ -49,7 +55,15 @@ def looks(findings: Findings) -> dict[str, Look]:
         else:
             families[kin] = families.get(kin, 0) + 1
             found[arm] = Look(found[kin].colour, marker, _LINES[families[kin] % len(_LINES)])
-    return {arm: found[arm] for arm in arms(findings)}
+    return {arm: found[arm] for arm in names}
+
+
+def separate_looks(names: Sequence[str]) -> dict[str, Look]:
+    """A colour and a marker for each, whatever their names have in common."""
+    return {
+        name: Look(SERIES[i % len(SERIES)], _HOLLOW[(i + i // len(SERIES)) % len(_HOLLOW)], "-")
+        for i, name in enumerate(names)
+    }
 
 
 def _kin(arm: str, others: Iterable[str]) -> str | None:
@@ -58,9 +72,9 @@ def _kin(arm: str, others: Iterable[str]) -> str | None:
 
 
 def arms(findings: Findings) -> list[str]:
-    """The arms that have points: those of the study in its order, then those that ``--init`` added."""
-    names = dict.fromkeys([*findings.study.arms, *(point.arm for point in findings.points)])
-    run = {point.arm for point in findings.points}
+    """The arms that have points, at some size at least: those of the study in order, then those that ``--init`` added."""
+    run = dict.fromkeys([*(point.arm for point in findings.points), *(point.arm for point in findings.sizes)])
+    names = dict.fromkeys([*findings.study.arms, *run])
     return [name for name in names if name in run]
 
 
@@ -155,7 +169,7 @@ def tag(ax: "Axes", letter: str, title: str) -> None:
     ax.set_title(f"{letter}   {title}", loc="left", fontsize=8, fontweight="bold", pad=6)
 
 
-def legend(fig: "Figure", shown: Mapping[str, Look], width: Width, *, lines: bool = True) -> None:
+def legend(fig: "Figure | SubFigure", shown: Mapping[str, Look], width: Width, *, lines: bool = True) -> None:
     """The arms above the panels, in as many columns as their names leave room for; ``lines`` as well as markers."""
     from matplotlib.lines import Line2D
 

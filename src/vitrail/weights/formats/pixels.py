@@ -19,6 +19,8 @@ _HALF = (0.5, 0.5, 0.5)
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 _TIMM_MODES = {"center": "crop", "squash": "squash", "border": "pad"}
+# squash is the nearest to native: nothing is cut off
+_TO_TIMM = {"native": "squash", **{ours: theirs for theirs, ours in _TIMM_MODES.items()}}
 # Pillow's numbers, as transformers writes them
 _RESAMPLE = {2: "bilinear", 3: "bicubic"}
 _ALL = {"do_resize": True, "do_center_crop": False, "do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True}
@@ -79,12 +81,15 @@ def from_timm(cfg: Json, image_size: tuple[int, int], channels: int) -> Preproce
 
 
 def to_timm(preprocess: Preprocess) -> dict[str, Any]:
-    """The keys of timm's ``pretrained_cfg`` that describe pixels; see `off_centre` for what it cannot say."""
+    """The keys of timm's ``pretrained_cfg`` that describe pixels; see `off_centre` for what it cannot say.
+
+    It has one size for all images: mode native becomes squash.
+    """
     return {
         "input_size": [preprocess.channels, *preprocess.image_size],
         "interpolation": preprocess.interpolation,
         "crop_pct": preprocess.crop_fraction,
-        "crop_mode": {ours: theirs for theirs, ours in _TIMM_MODES.items()}[preprocess.mode],
+        "crop_mode": _TO_TIMM[preprocess.mode],
         "mean": list(preprocess.mean),
         "std": list(preprocess.std),
     }
@@ -140,8 +145,10 @@ def to_processor(preprocess: Preprocess, kind: str) -> dict[str, Any]:
     """
     height, width = preprocess.image_size
     tall, wide = (math.floor(side / preprocess.crop_fraction) for side in (height, width))
-    if preprocess.mode == "pad":
-        raise UserError("preprocess.mode 'pad' has no equal in transformers' image processors: crop and squash have")
+    if preprocess.mode in ("pad", "native"):
+        raise UserError(
+            f"preprocess.mode '{preprocess.mode}' has no equal in transformers' image processors: crop and squash have"
+        )
     if preprocess.mode == "crop" and height != width:
         raise UserError(
             f"preprocess.mode 'crop' to {height} x {width} has no equal in transformers' image processors: "
