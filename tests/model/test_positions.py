@@ -26,6 +26,28 @@ def test_sines_and_cosines_are_those_of_the_formula() -> None:
     assert token[12 + k].item() == pytest.approx(math.cos(row * omega), abs=1e-6)
 
 
+def test_sines_and_cosines_of_another_grid_keep_the_places_in_the_image() -> None:
+    table = sincos_2d((6, 3), 16, counted_in=(3, 6))
+    row, column, k = 4, 1, 2
+    omega = 10_000 ** (-k / 3)
+    y, x = (row + 0.5) / 6 * 3 - 0.5, (column + 0.5) / 3 * 6 - 0.5  # of its centre, in rows and columns of the other grid
+    token = table[row * 3 + column]
+    assert token[k].item() == pytest.approx(math.sin(x * omega), abs=1e-6)
+    assert token[8 + k].item() == pytest.approx(math.sin(y * omega), abs=1e-6)
+    assert torch.equal(sincos_2d((6, 3), 16, counted_in=(6, 3)), sincos_2d((6, 3), 16))
+
+
+def test_a_size_back_and_forth_leaves_sines_and_cosines_as_they_were() -> None:
+    config = ViTConfig(image_size=(16, 24), patch_size=4, width=16, heads=2, mlp_width=32, depth=1, position="sincos2d")
+    there = config.at_size((32, 32))
+    assert there.position_grid == (4, 6)
+    assert there.at_size((48, 8), 8).position_grid == (4, 6)
+    assert there.at_size((16, 24)) == config
+    assert torch.equal(KINDS["sincos2d"].create(there), KINDS["sincos2d"].resized(torch.empty(1), config, (8, 8)))
+    with pytest.raises(UserError, match="position_grid"):
+        ViTConfig(position_grid=(14, 14))
+
+
 def test_rotary_angles_are_those_of_the_formula() -> None:
     angles = rotary_2d((3, 5), 16, base=100.0)
     row, column, k = 2, 1, 3
@@ -193,7 +215,7 @@ def test_a_table_of_another_length_and_an_unknown_method_are_refused() -> None:
 @torch.no_grad()
 def test_fixed_positions_are_computed_anew_at_another_size() -> None:
     config = ViTConfig(image_size=(16, 16), patch_size=4, width=16, heads=2, mlp_width=32, depth=1, position="sincos2d")
-    model, larger = ViT(config), ViT(config.with_changes(image_size=(32, 24)))
+    model, larger = ViT(config), ViT(config.at_size((32, 24)))
     expected = {name: t for name, t in larger.state_dict().items() if name == "pos_embed"}
     larger.load_state_dict({**model.state_dict(), **expected})
     images = torch.randn(2, 3, 32, 24)

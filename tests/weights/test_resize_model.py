@@ -305,7 +305,7 @@ def test_fine_tuning_may_start_with_another_patch_size(
     make_model: Make, kind: str, size: tuple[int, int], p: int
 ) -> None:
     source = make_model(position=kind, registers=1, pool="avg")
-    model, notes = start_from(source.config.with_changes(image_size=size, patch_size=p), source)
+    model, notes = start_from(source.config.at_size(size, p), source)
     kernel = resize_kernel(source.patch_embed.proj.weight, p, method="pseudo_inverse")
     assert torch.equal(model.patch_embed.proj.weight, kernel)
     assert f"patch kernel resized (pseudo-inverse) from 8 to {p} pixels" in notes

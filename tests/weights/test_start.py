@@ -141,7 +141,7 @@ def test_positions_of_the_stem_can_come_in_at_every_block(make_model: Make) -> N
 @pytest.mark.parametrize(("kind", "site"), PLACED)
 def test_fine_tuning_starts_as_the_model_answers_at_the_new_size(make_model: Make, kind: str, site: str) -> None:
     source = make_model(position=kind, position_site=site, registers=1, pool="avg", position_interpolation="bicubic")
-    model, notes = start_from(source.config.with_changes(image_size=(48, 32)), source)
+    model, notes = start_from(source.config.at_size((48, 32)), source)
     images = torch.randn(2, 3, 48, 32)
     torch.testing.assert_close(model.eval().features(images), source.features(images), rtol=0, atol=0)
     how = {"sincos2d": "computed", "rotary2d": ""}.get(kind, "interpolated (bicubic)")

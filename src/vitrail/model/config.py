@@ -123,6 +123,11 @@ class ViTConfig:
         "bicubic_corners (torchvision), bilinear_corners (Google), bilinear or area (means of what a new place covers)",
         default="bicubic_antialias",
     )
+    position_grid: tuple[int, int] | None = doc(
+        "sin-cos positions: the grid in whose rows and columns they count, so that a place in the image keeps its "
+        "position when the image is cut otherwise; null for the grid of image_size",
+        default=None,
+    )
     rotary_base: float = doc("rotary positions: the ratio of the longest period to the shortest", default=100.0)
     pre_norm: bool = doc("a norm before the first block (CLIP)", default=False)
     final_norm: str = doc(
@@ -216,6 +221,17 @@ class ViTConfig:
         """The ResNet that the hybrid stem begins with."""
         return BackboneConfig(self.channels, self.stem_layers, self.stem_root, self.stem_width or ROOT_WIDTH)
 
+    def at_size(self, image_size: tuple[int, int] | None = None, patch_size: int | None = None) -> "ViTConfig":
+        """The configuration of the same model at another image size or patch size; None leaves what it is.
+
+        Raises:
+            UserError: a size that the patches do not divide.
+        """
+        p = self.patch_size if patch_size is None else patch_size
+        new = self.with_changes(image_size=image_size or self.image_size, patch_size=p, position_grid=None)
+        counted = self.position_grid or self.grid
+        return new.with_changes(position_grid=counted) if self.position == "sincos2d" and counted != new.grid else new
+
     def with_changes(self, **changes: Any) -> "ViTConfig":
         """A copy with some fields changed, checked again; an unknown field is a UserError."""
         refuse_unknown(ViTConfig, changes)
@@ -241,6 +257,8 @@ class ViTConfig:
             require(value is None or value >= 1, name, value, "at least 1, or null")
         for name in ("dropout", "attention_dropout", "drop_path"):
             require(0 <= getattr(self, name) < 1, name, getattr(self, name), "a probability below 1")
+        sides = self.position_grid or (1,)
+        require(min(sides) >= 1, "position_grid", self.position_grid, "rows and columns, at least 1 each, or null")
         for name in ("norm_eps", "rotary_base"):
             require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
         stages = len(self.stem_layers) <= MAX_STAGES and all(1 <= units <= MAX_UNITS for units in self.stem_layers)
@@ -267,6 +285,8 @@ class ViTConfig:
             raise UserError(f"attention pooling needs model.width {self.width} divisible by model.heads {self.heads}")
         if self.position_site is not None:
             self._check_site(self.position_site)
+        if self.position_grid is not None and self.position != "sincos2d":
+            raise UserError(f"model.position_grid is of sincos2d positions, not of {self.position} ones: leave it out")
         if self.position == "learned2d" and self.width % 2:
             raise UserError(f"learned2d positions need an even model.width, not {self.width}: half is for the row")
         if self.position == "sincos2d" and self.width % 4:

@@ -62,6 +62,8 @@ def as_type(name: str, value: Any, hint: Any) -> Any:
         return _pair(value)
     if hint == tuple[int, ...]:
         return _whole_numbers(name, value)
+    if hint == tuple[int, int] | None:
+        return None if value is None else _two_numbers(name, value)
     kind, *others = get_args(hint) or (hint,)
     if kind is str or (value is None and NoneType in others):
         return value  # every string is one of a few choices, which ``require_choice`` checks and lists
@@ -86,6 +88,12 @@ def size_text(size: tuple[int, ...]) -> str:
 def _whole_numbers(name: str, value: Any) -> tuple[int, ...]:
     if not isinstance(value, tuple | list) or not all(map(_is_whole, value)):
         raise UserError(f"model.{name} is {_short(value)}: it must be a list of whole numbers")
+    return tuple(int(number) for number in value)
+
+
+def _two_numbers(name: str, value: Any) -> tuple[int, ...]:
+    if not isinstance(value, tuple | list) or len(value) != 2 or not all(map(_is_whole, value)):
+        raise UserError(f"model.{name} is {_short(value)}: it must be two whole numbers, or null")
     return tuple(int(number) for number in value)
 
 

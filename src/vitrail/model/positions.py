@@ -76,7 +76,9 @@ class SinCos2D(Position):
     """Fixed sines and cosines of row and column (Beyer et al., 2022, "Better plain ViT baselines").
 
     The prefix gets zeros. The table is saved with the weights, so that libraries which know only learned tables open
-    the model. At another grid it is computed anew.
+    the model. At another grid it is computed anew, at the same places of the image: counted in the rows and columns of
+    ``config.position_grid``, between which the sines go on. Were they counted in those of the new grid, as some code does,
+    the model would find itself at places that it has never seen.
     """
 
     def create(self, config: ViTConfig) -> Tensor:
@@ -90,7 +92,7 @@ class SinCos2D(Position):
         return Place(added=_behind_zeros(pos_embed, 0 if config.prefix_positions else config.prefix_tokens))
 
     def _table(self, config: ViTConfig, grid: tuple[int, int], device: torch.device) -> Tensor:
-        rows = sincos_2d(grid, config.width, device)[None]
+        rows = sincos_2d(grid, config.width, device, counted_in=config.position_grid or config.grid)[None]
         return _behind_zeros(rows, config.prefix_tokens if config.prefix_positions else 0)
 
 
@@ -181,12 +183,22 @@ def rotary_2d(grid: tuple[int, int], head_width: int, base: float, device: torch
     return (2 * math.pi * centres * frequencies).flatten(1).tile(2)
 
 
-def sincos_2d(grid: tuple[int, int], width: int, device: torch.device | None = None) -> Tensor:
-    """(h w, D): sine and cosine of the column, then of the row, at D / 4 frequencies from 1 down to 1 / 10,000."""
+def sincos_2d(
+    grid: tuple[int, int],
+    width: int,
+    device: torch.device | None = None,
+    counted_in: tuple[int, int] | None = None,
+) -> Tensor:
+    """(h w, D): sine and cosine of the column, then of the row, at D / 4 frequencies from 1 down to 1 / 10,000.
+
+    ``counted_in`` is another grid over the same image, in whose rows and columns the centres of the patches are counted.
+    """
     h, w = grid
+    high, wide = counted_in or grid
     quarter = width // 4
     omega = torch.exp(torch.arange(quarter, device=device) * (-math.log(10_000) / max(quarter - 1, 1)))
-    rows, columns = torch.meshgrid(torch.arange(h, device=device), torch.arange(w, device=device), indexing="ij")
+    along = ((torch.arange(0.5, side, device=device) * (other / side) - 0.5) for side, other in ((h, high), (w, wide)))
+    rows, columns = torch.meshgrid(*along, indexing="ij")
     y, x = rows.flatten()[:, None] * omega, columns.flatten()[:, None] * omega
     return torch.cat([x.sin(), x.cos(), y.sin(), y.cos()], dim=1)
 

@@ -195,15 +195,13 @@ def _from_start(recipe: Recipe, data: Dataset, start: Description) -> tuple[Mode
             details = ", ".join(f"{n} {getattr(config, n)} instead of {getattr(sizes, n)}" for n in different)
             raise UserError(f"{recipe.init} is not a {recipe.variant}: it has {details}; leave --model out")
     drops = recipe.regularization
-    changes: dict[str, Any] = {
-        "classes": len(data.labels),
-        "image_size": recipe.image_size or config.image_size,
-        "drop_path": drops.drop_path,
-    }
+    changes: dict[str, Any] = {"classes": len(data.labels), "drop_path": drops.drop_path}
     if isinstance(config, ViTConfig):
+        config = config.at_size(recipe.image_size, recipe.model.get("patch_size"))
         changes |= {"dropout": drops.dropout, "attention_dropout": drops.attention_dropout, "representation": None}
-        changes |= {key: recipe.model.get(key, getattr(config, key)) for key in ("pool", "patch_size")}
+        changes |= {"pool": recipe.model.get("pool", config.pool)}
     else:
+        changes |= {"image_size": recipe.image_size or config.image_size}
         recipe.refuse_dropout(str(recipe.init))
     config = config.with_changes(**changes)
     return config, _preprocess(recipe, config, pixels_of(start, recipe))

@@ -46,9 +46,7 @@ def resize(
         require_method(method)
     require_patch_method(patch_method)
     if isinstance(config, ViTConfig):
-        new: ViTConfig | ResNetConfig = config.with_changes(
-            image_size=size, patch_size=config.patch_size if patch_size is None else patch_size
-        )
+        new: ViTConfig | ResNetConfig = config.at_size(size, patch_size)
     elif patch_size is None:
         new = config.with_changes(image_size=size)
     else:

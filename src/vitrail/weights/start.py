@@ -16,7 +16,16 @@ from vitrail.weights.names import Entry, plan, to_ours
 from vitrail.weights.resize import position_tables, resized_state
 
 # What may differ without a word: it is fine-tuning's own business.
-_OF_TRAINING = {"image_size", "patch_size", "classes", "representation", "dropout", "attention_dropout", "drop_path"}
+_OF_TRAINING = {
+    "image_size",
+    "patch_size",
+    "position_grid",
+    "classes",
+    "representation",
+    "dropout",
+    "attention_dropout",
+    "drop_path",
+}
 _HEADS, _REPRESENTATION = ("head.", "head_dist."), "pre_logits."
 
 
@@ -36,7 +45,7 @@ def start_from(
     by pseudo-inverse.
 
     Args:
-        config: the model wanted; usually ``read(init).config.with_changes(classes=..., image_size=...)``.
+        config: the model wanted; usually ``read(init).config.at_size(...).with_changes(classes=...)``.
         init: a model, or the name of one (see ``find``).
         labels: class names in the order of the new head's outputs.
         name: what a person calls ``init``; None for its own name.
@@ -92,7 +101,8 @@ def _fit_positions(state: dict[str, Tensor], old: ViTConfig, new: ViTConfig) -> 
 
 def _compute_positions(state: dict[str, Tensor], old: ViTConfig, new: ViTConfig) -> list[str]:
     """The table of sines and cosines, unless the start model has the same one: what it learned does not belong there."""
-    if (old.position, old.grid, old.position_shape) == (new.position, new.grid, new.position_shape):
+    same = [(c.position, c.grid, c.position_grid or c.grid, c.position_shape) for c in (old, new)]
+    if same[0] == same[1]:
         return []
     table = KINDS[new.position].create(new)
     assert table is not None
@@ -109,7 +119,7 @@ def _fit_patches(state: dict[str, Tensor], old: ViTConfig, new: ViTConfig) -> li
     """Bring the patch kernel to the new patch size."""
     if old.patch_size == new.patch_size or old.stem != new.stem:
         return []
-    same_grid = new.with_changes(image_size=(old.grid[0] * new.patch_size, old.grid[1] * new.patch_size))
+    same_grid = old.at_size((old.grid[0] * new.patch_size, old.grid[1] * new.patch_size), new.patch_size)
     state |= resized_state(state, old, same_grid)
     return [f"patch kernel resized (pseudo-inverse) from {old.patch_size} to {new.patch_size} pixels"]
 

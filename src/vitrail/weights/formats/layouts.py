@@ -91,7 +91,7 @@ def computed_positions(config: ViTConfig) -> Layout:
     from vitrail.model.positions import KINDS
 
     def compute() -> "Tensor":
-        table = KINDS["sincos2d"].create(config)
+        table = KINDS["sincos2d"].create(config.with_changes(position_grid=None))
         assert isinstance(table, torch.Tensor)
         return table
 
