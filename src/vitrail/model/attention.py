@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from vitrail.model.config import ViTConfig
 
 Rotation = tuple[Tensor, Tensor]  # cosines and sines of each token's angles, (N, K) each
+Collected = dict[str, list[Tensor]]  # what is asked for by name, and kept on the way, by layer
 Bias = Callable[[Tensor], Tensor]  # queries (B, H, N, K) -> what is added to their scores, (B or 1, H, N, N)
 
 
@@ -61,6 +62,13 @@ def pack(places: Sequence[tuple[Place, int, int]]) -> Place:
         rotation = torch.cat([cos for cos, _ in turned]), torch.cat([sin for _, sin in turned])
     segments = tuple(Segment(images, tokens, place.bias) for place, images, tokens in places)
     return Place(torch.cat(added)[None] if added else None, rotation, None, segments)
+
+
+def keep(collected: Collected, **values: Tensor | None) -> None:
+    """Append the values whose names were asked for."""
+    for name, value in values.items():
+        if name in collected and value is not None:
+            collected[name].append(value)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0, bias: Tensor | None = None) -> Tensor:
@@ -119,8 +127,10 @@ class Attention(nn.Module):
         self.proj = nn.Linear(config.attention_width, config.width)
         self.proj_drop = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, place: Place = NOWHERE, explicit: bool = False) -> tuple[Tensor, Tensor | None]:
-        """The output and, if ``explicit``, the attention weights (B, H, N, N)."""
+    def forward(self, x: Tensor, place: Place = NOWHERE, collected: Collected | None = None) -> Tensor:
+        """``collected``: where to keep what its names ask for, of ``queries``, ``keys``, ``values``, ``bias``, ``heads``
+        and ``attention``, of which the last takes the explicit path."""
+        collected = {} if collected is None else collected
         q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in self.qkv(x).chunk(3, dim=-1))
         q, k = self.q_norm(q), self.k_norm(k)
         if place.rotation is not None:
@@ -130,8 +140,9 @@ class Attention(nn.Module):
         weights = None
         if place.segments:
             heads = attend_apart(q, k, v, place.segments, dropout)
-        elif explicit:
+        elif "attention" in collected:
             heads, weights = attend_explicitly(q, k, v, dropout, bias)
         else:
             heads = attend(q, k, v, dropout, bias)
-        return self.proj_drop(self.proj(heads.transpose(1, 2).flatten(2))), weights
+        keep(collected, queries=q, keys=k, values=v, bias=bias, heads=heads, attention=weights)
+        return self.proj_drop(self.proj(heads.transpose(1, 2).flatten(2)))

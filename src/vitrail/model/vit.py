@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitrail.errors import UserError, did_you_mean
-from vitrail.model.attention import NOWHERE, Attention, Place, pack
+from vitrail.model.attention import NOWHERE, Attention, Collected, Place, keep, pack
 from vitrail.model.config import ViTConfig
 from vitrail.model.drop_path import DropPath
 from vitrail.model.init import init_weights
@@ -34,12 +34,15 @@ COLLECTABLE = {
     "embedded": "(B, N, D), the tokens that enter the first block; one entry",
     "tokens": "(B, N, D), the output of each block, before the final norm",
     "attention": "(B, heads, N, N), the attention weights of each block, after softmax",
+    "queries": "(B, heads, N, K), the queries of each block, after their norm and rotation",
+    "keys": "(B, heads, N, K), the keys, likewise",
+    "values": "(B, heads, N, K), the values",
+    "bias": "(B or 1, heads, N, N), what positions add to the scores of each block; nothing where they add nothing",
+    "heads": "(B, heads, N, K), what each block's heads give, before they are brought together",
     "attention_output": "(B, N, D), what each block's attention adds to the tokens",
     "mlp_output": "(B, N, D), what each block's MLP adds to the tokens",
     "normed": "(B, N, D), the tokens after the final norm; one entry",
 }
-Collected = dict[str, list[Tensor]]
-
 # One batch of images, or several of different sizes.
 Images = Tensor | Sequence[Tensor]
 Shape = tuple[int, tuple[int, int]]
@@ -104,13 +107,13 @@ class Block(nn.Module):
     def forward(self, z: Tensor, place: Place, collected: Collected) -> Tensor:
         if place.added is not None:
             z = z + place.added
-        attention, weights = self.attn(self.norm1(z), place, explicit="attention" in collected)
+        attention = self.attn(self.norm1(z), place, collected)
         lengths = place.lengths
         attention = self.drop_path(self.ls1(attention), lengths)
         z = z + attention
         mlp = self.drop_path(self.ls2(self.mlp(self.norm2(z))), lengths)
         z = z + mlp
-        _keep(collected, tokens=z, attention=weights, attention_output=attention, mlp_output=mlp)
+        keep(collected, tokens=z, attention_output=attention, mlp_output=mlp)
         return z
 
 
@@ -191,12 +194,12 @@ class ViT(nn.Module):
         """
         collected = {} if collected is None else collected
         z = self.embed(images, patch_size=patch_size)
-        _keep(collected, embedded=z)
+        keep(collected, embedded=z)
         _, shapes = self._batches(images, patch_size)
         for block, place in zip(self.blocks, self._places(shapes, z.device), strict=True):
             z = block(z, place, collected)
         z = self.norm(z)
-        _keep(collected, normed=z)
+        keep(collected, normed=z)
         return z
 
     def pool(self, z: Tensor) -> Tensor:
@@ -315,10 +318,3 @@ class ViT(nn.Module):
 def _packed(tokens: Sequence[Tensor]) -> Tensor:
     """Batches of tokens (B, N, D) as one sequence, (1, T, D); one batch stays as it is."""
     return tokens[0] if len(tokens) == 1 else torch.cat([z.flatten(0, 1) for z in tokens])[None]
-
-
-def _keep(collected: Collected, **values: Tensor | None) -> None:
-    """Append the values whose names were asked for."""
-    for name, value in values.items():
-        if name in collected and value is not None:
-            collected[name].append(value)
