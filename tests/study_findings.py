@@ -274,7 +274,7 @@ def size_point(arm, scale, tuned, top1, base, gap=None, *, half=0.013, trained=2
         "seconds": 21.0 + (2.1 * scale**2 if tuned else 0),
         "tokens": tokens,
         "told_apart": gap is not None and abs(gap) > 1.5 * half,
-        "change_told_apart": change is not None and abs(change.mean) > 1.3 * half,
+        "change_told_apart": change is not None and abs(change.mean) > 0.9 * half,
     }
     return SizePoint(
         arm=arm,

@@ -286,3 +286,28 @@ def test_sizes_that_are_no_squares_and_runs_that_diverged_are_shown():
     assert len([line for line in ax.lines if line.get_marker() == "x"]) == 5
     assert "A cross marks arms with runs that diverged" in " ".join(figures.caption(replace(findings, points=points)))
     assert "diverged" not in " ".join(figures.caption(findings))
+
+
+@pytest.mark.parametrize("accuracies", [(0.02, 0.999), (0.55, 0.62), (0.961, 0.992), (0.4, 0.4)])
+@pytest.mark.parametrize("width", WIDTHS)
+def test_every_interval_at_a_size_is_in_the_figure_side_by_side_and_on_one_scale(width, accuracies):
+    findings = resolution(readings=())
+    rows = np.linspace(*accuracies, len(findings.sizes))
+    sizes = tuple(
+        replace(p, top1=replace(p.top1, mean=mean, low=max(0, mean - 0.02), high=min(1, mean + 0.02)))
+        for p, mean in zip(findings.sizes, rows, strict=True)
+    )
+    axes = figures.draw(replace(findings, sizes=sizes), width).axes
+    for ax in axes:
+        low, high = ax.get_ylim()
+        assert low <= 100 * min(p.top1.low for p in sizes)
+        assert high >= 100 * max(p.top1.high for p in sizes)
+        ticks = ax.get_yticks()
+        assert len(ticks) >= 3
+        assert all(low <= tick <= min(high, 100) for tick in ticks)
+    assert axes[0].get_ylim() == axes[1].get_ylim() == axes[2].get_ylim()
+    places = [line.get_xdata()[0] for line in axes[0].lines if line.get_marker() not in ("None", "")]
+    assert len(places) == 7 * 5 == len({round(float(place), 6) for place in places})
+    groups = np.sort(places).reshape(5, 7)
+    for group, size in zip(groups, (8, 12, 16, 24, 32), strict=True):
+        assert np.sqrt(group[0] * group[-1]) == pytest.approx(size)

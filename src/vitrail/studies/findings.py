@@ -65,7 +65,7 @@ class SizePoint:
     change: Estimate | None
     """Against the same arm as trained, at the base size; None for that point itself."""
     change_told_apart: bool
-    """Whether that is not 0 with all such changes of the study in mind (Bonferroni)."""
+    """Whether its own 95 % interval leaves out 0; unlike differences, changes are not corrected for their number."""
     nll: float | None
     """Mean over the seeds that did not diverge; None if all did."""
     seeds: int

@@ -11,6 +11,7 @@ from vitrail.model.cost import readable
 from vitrail.report.charts import short_number
 from vitrail.report.page import flat, percent
 from vitrail.studies import figures, size_tables
+from vitrail.studies.conclusions.losses import SMALL
 from vitrail.studies.conclusions.words import joined, named, signed, sizes_of_images, started, value
 from vitrail.studies.figures import style
 from vitrail.studies.figures.inline import inline
@@ -118,6 +119,7 @@ def render(findings: Findings) -> str:
         stages=size_tables.stages(findings),
         otherwise_sizes=any(study.opponent(point.arm) != study.reference for point in findings.sizes),
         size_rows=size_tables.rows(findings),
+        small=f"{SMALL:g}",
         facts=_facts(findings),
     )
 

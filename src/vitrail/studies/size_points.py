@@ -34,13 +34,12 @@ _Seeds = Mapping[int, _Seed]
 
 @dataclass(frozen=True)
 class _Compared:
-    """A size point, and the p values of its two comparisons; None where there is nothing that could differ."""
+    """A size point, and the p value of its difference; None where there is nothing that could differ."""
 
     point: SizePoint
     repeated: bool
     """Whether it is another arm's over again, so that it is not one comparison more."""
     difference: float | None
-    change: float | None
 
 
 def size_points(
@@ -116,10 +115,10 @@ def _compared(
         difference, p_difference = _paired(own, stages.get(((opponent, each.image_size), tuned), {}))
         if _same(each, of.get((opponent, each.image_size))):
             p_difference = None
-    change, p_change = None, None
+    change = None
     base = next(other.image_size for other in of.values() if other.arm == each.arm and other.scale == 1)
     if tuned or each.image_size != base:
-        change, p_change = _paired(own, stages.get(((each.arm, base), False), {}))
+        change, _ = _paired(own, stages.get(((each.arm, base), False), {}))
     nlls = [seed.nll for seed in own.values() if seed.nll is not None]
     point = SizePoint(
         arm=each.arm,
@@ -130,7 +129,7 @@ def _compared(
         difference=difference,
         told_apart=False,
         change=change,
-        change_told_apart=False,
+        change_told_apart=change is not None and (change.low > 0 or change.high < 0),
         nll=float(np.mean(nlls)) if nlls else None,
         seeds=len(own),
         flops=each.flops,
@@ -138,7 +137,7 @@ def _compared(
         training_flops=trained.size.training_flops + (each.tuning_flops if tuned else 0),
         seconds=float(np.mean([seed.seconds for seed in own.values()])),
     )
-    return _Compared(point, each.repeated, p_difference, p_change)
+    return _Compared(point, each.repeated, p_difference)
 
 
 def _same(one: Resized, other: Resized | None) -> bool:
@@ -156,17 +155,13 @@ def _paired(own: _Seeds, other: _Seeds) -> tuple[Estimate | None, float | None]:
 
 
 def _corrected(compared: Sequence[_Compared]) -> tuple[SizePoint, ...]:
-    """The points, told apart only where that holds with all comparisons of their kind in mind (Bonferroni)."""
-    counted = [each for each in compared if not each.repeated]
-    differences, changes = (
-        (1 - LEVEL) / max(1, sum(p is not None for p in values))
-        for values in ([each.difference for each in counted], [each.change for each in counted])
-    )
+    """The points; arms are told apart only where that holds with all such comparisons in mind (Bonferroni).
+
+    Not so a change. That another size does nothing to a model is not what anybody takes for granted until it is refuted:
+    with few seeds the correction would hide losses of any size, and a loss that is hidden is taken for none.
+    """
+    counted = [each.difference for each in compared if not each.repeated]
+    enough = (1 - LEVEL) / max(1, sum(p is not None for p in counted))
     return tuple(
-        replace(
-            each.point,
-            told_apart=each.difference is not None and each.difference < differences,
-            change_told_apart=each.change is not None and each.change < changes,
-        )
-        for each in compared
+        replace(each.point, told_apart=each.difference is not None and each.difference < enough) for each in compared
     )

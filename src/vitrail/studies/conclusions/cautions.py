@@ -173,16 +173,25 @@ def _of_sizes(study: Study, setting: Setting, at_sizes: Sequence[SizePoint]) -> 
     compared = [point for point in at_sizes if not (study.arms[point.arm].of and point.scale == 1)]
     differences = sum(point.difference is not None for point in compared)
     changes = sum(point.change is not None for point in compared)
-    said = [
+    counted = (
         f"Each arm was trained with {seeds} seeds (random starts and orders). The intervals count the chance of the seed "
-        f"and of the images that were asked, {_uncounted(study, setting)}",
-        f"An interval holds the true value in about 95 of 100 cases, for one comparison. There are {changes:,} of an arm with "
-        f"itself at the size of its training, and {differences:,} of one arm with another; each is called more than chance "
-        f"only if it would be at 5 % / {changes:,} or 5 % / {differences:,} (Bonferroni). What could not be shown need not "
-        "be absent: more seeds or more images may show it.",
+        f"and of the images that were asked, {_uncounted(study, setting)}"
+    )
+    if all(point.seeds == 1 for point in at_sizes):
+        counted = (
+            "Each arm was trained with one seed: the intervals count the chance of the images alone, and another seed may "
+            "say otherwise."
+        )
+    said = [
+        counted,
+        f"Each of the {changes:,} changes of an arm, against itself at the size of its training, has a 95 % interval of its own: "
+        "where nothing changed, about one in twenty leaves out 0 by chance.",
+        f"Of the {differences:,} differences of one arm to another, each is called more than chance only if it would be at 5 % "
+        f"divided by {differences:,} (Bonferroni). What is not need not be absent: more seeds or more images may show it.",
         "Sizes are not independent: the same trained models and the same images stand behind all of them, so an arm that "
-        "is lucky at one size may be lucky at the next. What is best of many was chosen on the images that it is reported "
-        "on, and will be a little worse on others.",
+        "is lucky at one size may be lucky at the next. Means over sizes therefore have the mean of the intervals, which is "
+        "rather too wide. What is best of many was chosen on the images that it is reported on, and will be a little worse "
+        "on others.",
         f"All sizes are made from the same files{_files(setting)}. Where these are smaller, a larger size adds pixels and no "
         "detail: what larger images of the same things would bring is not measured.",
     ]

@@ -3,36 +3,36 @@
 from itertools import pairwise
 
 from vitrail.studies.conclusions.at_sizes import AtSizes, Pixels, text
-from vitrail.studies.conclusions.words import accuracy, change, difference, large, named, percent, points, several
-from vitrail.studies.findings import SizePoint
+from vitrail.studies.conclusions.losses import mean
+from vitrail.studies.conclusions.words import accuracy, change, named, percent, several
+from vitrail.studies.findings import Estimate, SizePoint
 
 
 def fine_tuning(found: AtSizes) -> list[str]:
-    """What the reference regains at each size beside the control, the same fine-tuning at the base size, and the cost."""
+    """What the fine-tuning brings the reference at its base size, the control; where it brings most, and the cost."""
     reference = found.study.reference
-    control, start = found.at(reference, found.base, True), found.at(reference, found.base, False)
+    control = found.at(reference, found.base, True)
     said = []
-    if control and control.change and start:
-        more = "more than chance" if control.change_told_apart else "which may be chance"
+    if control and control.change:
         said.append(
-            f"The control: fine-tuned as long at {text(found.base)} itself, {named(reference)} has "
-            f"{change(control.change)}, {more}. What it brings at other sizes is to be seen beside that."
+            f"The control, {named(reference)} fine-tuned as long at {text(found.base)}: {change(control.change)}."
         )
-    regained = []
-    for size in found.others:
-        before, after = found.at(reference, size, False), found.at(reference, size, True)
-        if before and after:
-            beyond = ""
-            if control:
-                left = control.top1.mean - after.top1.mean
-                place = "below" if left > 0 else "above"
-                beyond = f", {points(left)} {place} the control"
-            regained.append(
-                f"at {text(size)} from {percent(before.top1.mean)} to {accuracy(after.top1)}{beyond}, for "
-                f"{extra(found, reference, size)} more training FLOPs"
-            )
-    if regained:
-        said.append(f"The fine-tuning takes {named(reference)} {several(regained)}. Gaps to the control are of means.")
+    stages = [
+        (before, after)
+        for size in found.others
+        if (before := found.at(reference, size, False)) and (after := found.at(reference, size, True))
+    ]
+    if stages:
+        before, after = max(stages, key=lambda pair: pair[1].top1.mean - pair[0].top1.mean)
+        shares = [extra(found, reference, point.image_size) for point, _ in stages]
+        cost = shares[0] if len(shares) == 1 else f"{shares[0].removesuffix(' %')} to {shares[-1]}"
+        reach = f"from {percent(before.top1.mean)} to {accuracy(after.top1)}, in the mean"
+        brought = f"Elsewhere the fine-tuning brings most at {text(after.image_size)}: {reach}"
+        if len(stages) == 1:
+            brought = f"At {text(after.image_size)} the fine-tuning leads {reach}"
+        elif after.top1.mean <= before.top1.mean:
+            brought = "Elsewhere the fine-tuning brings nothing in the mean"
+        said.append(f"{brought}; it takes {cost} more training FLOPs.")
     return [" ".join(said)] if said else []
 
 
@@ -58,77 +58,55 @@ def of_several_resolutions(found: AtSizes) -> list[str]:
 
 
 def several_resolutions(found: AtSizes) -> list[str]:
-    """What training at several resolutions costs beside its opponent's at one, and what it gains without fine-tuning."""
+    """The accuracy of training at several resolutions, never fine-tuned, beside its opponent as trained and fine-tuned."""
     said = []
     for arm in of_several_resolutions(found):
         opponent = found.study.opponent(arm)
-        own, other = found.at(arm, found.base, False), found.at(opponent, found.base, False)
-        if own is None or other is None or arm == opponent:
-            continue
-        ratio = own.training_flops / other.training_flops
-        texts = [
-            f"Training at several resolutions, {named(arm)}, took {ratio:.2f} times the training FLOPs of {named(opponent)}."
-        ]
-        texts += [f"At {text(found.base)} it is {_told(own)}."] if own.difference else []
+        own = _mean_accuracy(found, arm, tuned=False)
         beside = [
-            f"at {text(size)} {accuracy(mine.top1)}, beside {accuracy(tuned.top1)}"
-            for size in found.others
-            if (mine := found.at(arm, size, False)) and (tuned := found.at(opponent, size, True))
+            f"{accuracy(other)} {words}"
+            for words, tuned in (("as trained", False), ("fine-tuned at each", True))
+            if (other := _mean_accuracy(found, opponent, tuned=tuned))
         ]
-        total = all_fine_tunings(found, opponent)
-        if beside and total is not None:
-            texts.append(
-                f"Without any fine-tuning, beside {named(opponent)} fine-tuned at each size: {several(beside)}. "
-                f"Training and all these fine-tunings of {named(opponent)} together take {total / other.training_flops:.2f} "
-                f"times its training, and leave a model for each size; {named(arm)} is one model, and took {ratio:.2f} times."
+        if own is not None and beside and arm != opponent:
+            said.append(
+                f"{named(arm)}, never fine-tuned, has {accuracy(own)} in the mean over the other sizes; {named(opponent)} has "
+                f"{' and '.join(beside)}."
             )
-        said.append(" ".join(texts))
     return said
 
 
+def _mean_accuracy(found: AtSizes, arm: str, *, tuned: bool) -> Estimate | None:
+    """Over all other sizes; None where one of them is missing."""
+    points = [found.at(arm, size, tuned) for size in found.others]
+    known = [point.top1 for point in points if point]
+    return mean(known) if known and len(known) == len(points) else None
+
+
+def training_ratio(found: AtSizes, arm: str, opponent: str) -> str | None:
+    """How much more training FLOPs an arm took than its opponent: ``1.47 times``; None where one was not run."""
+    own, other = found.at(arm, found.base, False), found.at(opponent, found.base, False)
+    return None if own is None or other is None else f"{own.training_flops / other.training_flops:.2f} times"
+
+
 def all_fine_tunings(found: AtSizes, arm: str) -> float | None:
-    """Training FLOPs of an arm and of its fine-tunings at every other size; None where one was not run."""
+    """Training FLOPs of an arm and of its fine-tunings at every other size, per FLOP of its training; None if one is missing."""
     base = found.at(arm, found.base, False)
     tuned = [found.at(arm, size, True) for size in found.others]
     if base is None or any(point is None for point in tuned):
         return None
-    return base.training_flops + sum(point.training_flops - base.training_flops for point in tuned if point)
-
-
-def _told(point: SizePoint) -> str:
-    """A difference to the opponent with its verdict."""
-    assert point.difference is not None, "the point has an opponent"
-    return f"{difference(point.difference)}, {'more than chance' if point.told_apart else 'not told apart'}"
+    return 1 + sum(point.training_flops / base.training_flops - 1 for point in tuned if point)
 
 
 def bargains(found: AtSizes) -> list[str]:
-    """What the FLOPs of another size buy the reference, and the arms, sizes and stages that are worth their FLOPs."""
-    reference = found.study.reference
-    base = found.at(reference, found.base, False)
-    said = []
-    if base:
-        bought = []
-        for size in found.others:
-            stages = [
-                (word, found.at(reference, size, tuned))
-                for word, tuned in (("as trained", False), ("fine-tuned", True))
-            ]
-            changes = [f"{word} {change(point.change)}" for word, point in stages if point and point.change]
-            point = stages[0][1] or stages[1][1]
-            if point and changes:
-                bought.append(f"{point.flops / base.flops:.2f} times the FLOPs at {text(size)}: {', '.join(changes)}")
-        if bought:
-            said.append(
-                f"Accuracy for the FLOPs of one image, {named(reference)} beside itself at {text(found.base)}: {several(bought)}."
-            )
+    """The arms, sizes and stages that are worth their FLOPs, and how sure each step to a dearer one is."""
     best = front(found)
-    if len(best) > 1:
-        listed = several([f"{large(p.flops)} FLOPs, {_where(p)}, {accuracy(p.top1)}" for p in best])
-        close = sum(dearer.top1.low <= cheaper.top1.high for cheaper, dearer in pairwise(best))
-        steps = f"{close} of {len(best) - 1} steps from one to the next dearer {'is' if close == 1 else 'are'}"
-        overlap = f" {steps} between intervals that overlap, so that the dearer may be no better." if close else ""
-        said.append(f"Cheapest first, what nothing of as few FLOPs for an image equals in the mean: {listed}.{overlap}")
-    return said
+    if len(best) < 2:
+        return []
+    listed = several([f"{_where(point)}, {percent(point.top1.mean)}" for point in best])
+    close = sum(dearer.top1.low <= cheaper.top1.high for cheaper, dearer in pairwise(best))
+    overlap = f" {close} of the {len(best) - 1} steps up may be chance: the intervals overlap." if close else ""
+    return [f"By FLOPs of an image, the best means, cheapest first: {listed}.{overlap}"]
 
 
 def front(found: AtSizes) -> list[SizePoint]:
