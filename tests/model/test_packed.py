@@ -9,7 +9,7 @@ from torch import Tensor
 
 from positions_cases import PLACED, randomised, small
 from vitrail.errors import UserError
-from vitrail.model import ViT
+from vitrail.model import ViT, ViTConfig
 from vitrail.model.drop_path import DropPath
 
 # of the largest value: the same sums in float32, whose order depends on the length of the sequence
@@ -242,3 +242,22 @@ def test_intermediates_are_of_one_size(collect: list[str]) -> None:
     with pytest.raises(UserError, match="of one batch of images of one size, not of several"):
         model(batches(), collect=collect)
     assert model(batches()[0], collect=collect)["logits"].shape == (2, 3)
+
+
+def test_a_convolutional_stem_takes_its_statistics_over_all_images_of_a_packed_batch() -> None:
+    torch.manual_seed(0)
+    config = ViTConfig(
+        image_size=(32, 32), patch_size=8, width=32, depth=1, heads=2, mlp_width=32, classes=3, stem="conv"
+    )
+    together, packed = ViT(config).train(), ViT(config).train()
+    packed.load_state_dict(together.state_dict())
+    images = 2 * torch.randn(4, 3, 32, 32) + 1
+    expected, found = together(images), packed([images[:1], images[1:]])
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    expected.square().sum().backward()
+    found.square().sum().backward()
+    for ours, theirs in zip(packed.parameters(), together.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-4, rtol=1e-4)
+    for name, buffer in together.named_buffers():
+        torch.testing.assert_close(packed.get_buffer(name), buffer, msg=name)
+    packed([images[:2, :, :16], images[2:, :, :, :24]]).sum().backward()  # of two shapes

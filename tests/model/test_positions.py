@@ -30,7 +30,10 @@ def test_sines_and_cosines_of_another_grid_keep_the_places_in_the_image() -> Non
     table = sincos_2d((6, 3), 16, counted_in=(3, 6))
     row, column, k = 4, 1, 2
     omega = 10_000 ** (-k / 3)
-    y, x = (row + 0.5) / 6 * 3 - 0.5, (column + 0.5) / 3 * 6 - 0.5  # of its centre, in rows and columns of the other grid
+    y, x = (
+        (row + 0.5) / 6 * 3 - 0.5,
+        (column + 0.5) / 3 * 6 - 0.5,
+    )  # of its centre, in rows and columns of the other grid
     token = table[row * 3 + column]
     assert token[k].item() == pytest.approx(math.sin(x * omega), abs=1e-6)
     assert token[8 + k].item() == pytest.approx(math.sin(y * omega), abs=1e-6)

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 from tiny_study import tiny, tiny_of_sizes
+from vitrail.data.resolutions import different_sizes
 from vitrail.errors import UserError
 from vitrail.model import ViTConfig, model_variant
 from vitrail.model.cost import Cost
+from vitrail.recipes.resolution import Resolution
 from vitrail.studies import outcome
 from vitrail.studies.budget import Pace
 from vitrail.studies.job import Job, Task, as_plain, task_of
@@ -18,6 +20,7 @@ from vitrail.studies.plan import make_plan, shortened
 from vitrail.studies.schedule import Schedule
 from vitrail.studies.sizes import image_sizes
 from vitrail.studies.transfer import Transfer
+from vitrail.training.resolution import pairs_of
 
 
 def waiting(schedule: Schedule) -> list[Task]:
@@ -198,3 +201,11 @@ def test_what_decides_the_numbers_at_other_sizes_is_part_of_what_the_study_is(ch
     plan, other = (make_plan(tiny_of_sizes(**{"recipe": steps, **more}), "digits") for more in ({}, changes))
     assert plan.identity()["sizes"] != other.identity()["sizes"]
     assert "sizes" not in make_plan(tiny(), "digits").identity()
+
+
+@pytest.mark.parametrize(("side", "patch"), [(224, 16), (28, 4), (224, 32), (96, 16), (20, 4), (16, 2)])
+def test_a_model_is_tested_at_the_sizes_that_a_training_at_the_same_scales_has(side: int, patch: int) -> None:
+    scales = (0.5, 0.75, 1.0, 1.5, 2.0)
+    config = ViTConfig(image_size=(side, side), patch_size=patch, width=16, heads=2, mlp_width=16, depth=1)
+    trained = different_sizes(pairs_of(Resolution(scales=scales), config))
+    assert set(image_sizes(scales, [config]).values()) == set(trained)

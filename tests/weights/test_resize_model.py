@@ -350,3 +350,27 @@ def test_the_card_says_where_timm_interpolates_otherwise(tmp_path: Path, make_mo
     assert vitrail.load(tmp_path).config.position_interpolation == method
     said = f"timm interpolates the positions by bicubic_antialias, and vitrail by {method}."
     assert (said in (tmp_path / "README.md").read_text()) == (method != "bicubic_antialias")
+
+
+@torch.no_grad()
+def test_without_an_image_size_the_contract_keeps_its_own() -> None:
+    """A model can be used at another size than that of its table of positions, as DINOv2 is."""
+    model = randomised(small(image_size=(32, 32), patch_size=8))
+    model.preprocess = vitrail.Preprocess((16, 16))
+    assert vitrail.resize(model).preprocess == model.preprocess
+    finer = vitrail.resize(model, patch_size=4)
+    assert (finer.config.image_size, finer.preprocess.image_size) == ((32, 32), (16, 16))
+    with pytest.raises(UserError, match="16x16 is not divisible by patch size 32"):
+        vitrail.resize(model, patch_size=32)
+    assert vitrail.resize(model, (32, 32)).preprocess.image_size == (32, 32)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("origin", ["torchvision", "facebook"])
+def test_a_resized_model_with_sines_and_cosines_goes_to_files_of_others(origin: str, tmp_path: Path) -> None:
+    model = randomised(small(image_size=(32, 32), patch_size=8, position="sincos2d", mlp_width=64, norm_eps=1e-6))
+    model.preprocess = vitrail.Preprocess((32, 32))
+    resized = vitrail.resize(model, 48)
+    vitrail.convert(resized, origin, tmp_path / "other.safetensors")
+    images = torch.randn(2, 3, 48, 48)
+    torch.testing.assert_close(vitrail.load(tmp_path / "other.safetensors")(images), resized(images))

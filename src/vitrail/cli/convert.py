@@ -158,8 +158,9 @@ def _not_said(source: "Model", out: Path) -> list[str]:
 
     # as any other file of that origin: without what vitrail wrote beside the tensors
     description = read(out)
-    other = replace(description, embedded=None, found=replace(description.found, said={}))
     wanted = source.config.to_dict()
+    known = {"image_size": wanted["image_size"]}  # which a square grid would tell
+    other = replace(description, embedded=None, found=replace(description.found, said=known))
     try:
         there = other.config.to_dict()
     except UserError:  # it can be opened only by one who knows them
@@ -173,7 +174,7 @@ def _not_said(source: "Model", out: Path) -> list[str]:
     parts += ["the class names"] if source.labels else []
     found = [f"vitrail alone reads from the file: {', '.join(parts)}; tell whoever opens it elsewhere"] if parts else []
     if fixed:
-        model = load_found(replace(other, found=replace(other.found, said=chosen)))
+        model = load_found(replace(other, found=replace(other.found, said={**known, **chosen})))
         found.append(
             f"over there it is another {' and '.join(fixed)}: answers differ from ours by "
             f"{_difference(source, model)[0]:.1g} on random images"

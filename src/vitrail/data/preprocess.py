@@ -253,10 +253,9 @@ def _grid(size: tuple[int, int], most: int) -> tuple[int, int]:
         return {min(max(1, number), most) for number in (math.floor(exact), math.ceil(exact))}
 
     heights, widths = beside(math.sqrt(most * height / width)), beside(math.sqrt(most * width / height))
-    # where both are rounded up there may be too many: one of them gives way
-    grids = {(h, min(w, most // h)) for h in heights for w in widths} | {
-        (min(h, most // w), w) for h in heights for w in widths
-    }
+    # to each number of rows and of columns the other that suits it; where there would be too many, it gives way
+    grids = {(h, min(w, most // h)) for h in heights for w in widths | beside(h * width / height)}
+    grids |= {(min(h, most // w), w) for w in widths for h in heights | beside(w * height / width)}
 
     def loss(grid: tuple[int, int]) -> tuple[float, int]:
         h, w = grid

@@ -1,5 +1,6 @@
 """Resolutions: which image size and patch size each training step has, a function of (seed, step)."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -46,6 +47,11 @@ def patches(pair: Pair) -> int:
     """The patches of an image; its pixels where the patch is 1."""
     (height, width), side = pair
     return (height // side) * (width // side)
+
+
+def whole_patches(length: float, side: int) -> int:
+    """A length in pixels as whole patches, at least one; halves are rounded up."""
+    return max(1, math.floor(length / side + 0.5)) * side
 
 
 def different_sizes(pairs: Sequence[Pair]) -> tuple[Size, ...]:

@@ -3,8 +3,9 @@
 Shapes: B batch, C channels, H W image height and width, p patch size, h w grid, N = h w tokens, D width.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -69,6 +70,28 @@ class ConvStem(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.proj(images).flatten(2).transpose(1, 2)
+
+    def of_several(self, batches: Sequence[Tensor]) -> list[Tensor]:
+        """The same for batches of several sizes; the norms take their statistics over the pixels of all of them."""
+        maps, pixels = list(batches), None
+        for layer in self.proj:
+            if not isinstance(layer, nn.Conv2d):  # a norm, or its ReLU: on the pixels of all maps, (1, channels, n, 1)
+                pixels = layer(_pixels_of(maps) if pixels is None else pixels)
+                continue
+            maps = [layer(z) for z in (maps if pixels is None else _as_maps(pixels, maps))]
+            pixels = None
+        return [z.flatten(2).transpose(1, 2) for z in maps]
+
+
+def _pixels_of(maps: Sequence[Tensor]) -> Tensor:
+    """Feature maps (B, C, h, w) of several sizes -> the pixels of all of them, (1, C, n, 1)."""
+    return torch.cat([z.transpose(0, 1).flatten(1) for z in maps], dim=1)[None, :, :, None]
+
+
+def _as_maps(pixels: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
+    """The inverse of ``_pixels_of``, for maps of the shapes of ``like``."""
+    apart = pixels[0, :, :, 0].split([len(z) * z.shape[2] * z.shape[3] for z in like], dim=1)
+    return [part.unflatten(1, (len(z), *z.shape[2:])).transpose(0, 1) for part, z in zip(apart, like, strict=True)]
 
 
 def hybrid_stem(config: ViTConfig) -> HybridStem:

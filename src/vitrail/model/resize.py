@@ -3,7 +3,6 @@
 The libraries that publish checkpoints interpolate differently, and the difference is not small; each way has its name.
 """
 
-from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -171,9 +170,9 @@ def resize_kernel(
             .permute(2, 0, 1)
             .reshape(*kernel.shape[:2], size, size)
         )
-    inverse = _patch_inverse(p, size, interpolation).to(kernel.device, torch.promote_types(kernel.dtype, torch.float32))
+    inverse = _side_inverse(p, size, interpolation).to(kernel.device, torch.promote_types(kernel.dtype, torch.float32))
     with torch.autocast(kernel.device.type, enabled=False):  # half precision would round the inverse
-        return (kernel.flatten(2).to(inverse.dtype) @ inverse).unflatten(2, (size, size)).to(kernel.dtype)
+        return (inverse.T @ kernel.to(inverse.dtype) @ inverse).to(kernel.dtype)
 
 
 def require_patch_method(method: str) -> None:
@@ -182,12 +181,14 @@ def require_patch_method(method: str) -> None:
         raise UserError(f"unknown method for patches {method!r}: {did_you_mean(method, PATCH_METHODS)}")
 
 
-@lru_cache(maxsize=32)
-@torch.inference_mode(False)  # it is kept, and may be first asked for where no gradients are wanted
-def _patch_inverse(p: int, size: int, interpolation: str) -> Tensor:
-    """(p p, p' p'): from the right, the pseudo-inverse of the matrix that resizes patches from p to p'."""
-    basis = torch.eye(p * p, dtype=torch.float64).reshape(p, p, p * p)
-    resized = _interpolate(basis, (size, size), interpolation, torch.float64).flatten(0, 1)  # R: (p' p', p p)
+def _side_inverse(p: int, size: int, interpolation: str) -> Tensor:
+    """(p, p'): the pseudo-inverse of the matrix that resizes one side of a patch.
+
+    A patch is resized along one side, then along the other: R is the Kronecker product of that matrix with itself, and
+    its pseudo-inverse that of their pseudo-inverses.
+    """
+    basis = torch.eye(p, dtype=torch.float64)[None]
+    resized = _interpolate(basis, (1, size), interpolation, torch.float64)[0]  # (p', p)
     return torch.linalg.pinv(resized)
 
 

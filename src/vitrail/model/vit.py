@@ -17,7 +17,7 @@ from vitrail.model.attention import NOWHERE, Attention, Collected, Place, keep, 
 from vitrail.model.config import ViTConfig
 from vitrail.model.drop_path import DropPath
 from vitrail.model.init import init_weights
-from vitrail.model.patches import STEMS
+from vitrail.model.patches import STEMS, ConvStem
 from vitrail.model.pooling import AttentionPool
 from vitrail.model.positions import KINDS
 
@@ -174,16 +174,22 @@ class ViT(nn.Module):
         Several batches become one packed sequence, (1, T, D).
         """
         batches, shapes = self._batches(images, patch_size)
-        p = None if patch_size == self.config.patch_size else patch_size
-        z = _packed([self._tokens(batch, p) for batch in batches])
+        z = _packed([self._behind_prefix(patches) for patches in self._patches(batches, patch_size)])
         place = self._place(self, shapes, z.device) if self.config.site == "stem" else NOWHERE
         if place.added is not None:
             z = z + place.added
         return self.norm_pre(self.pos_drop(z))
 
-    def _tokens(self, images: Tensor, patch_size: int | None) -> Tensor:
-        """Class token and registers, then the patches, without positions: (B, C, H, W) -> (B, N, D)."""
-        z = self.patch_embed(images) if patch_size is None else self.patch_embed(images, patch_size)
+    def _patches(self, batches: Sequence[Tensor], patch_size: int | None) -> list[Tensor]:
+        """The tokens of patches of each batch, (B, h w, D)."""
+        if patch_size not in (None, self.config.patch_size):
+            return [self.patch_embed(images, patch_size) for images in batches]
+        if len(batches) > 1 and isinstance(self.patch_embed, ConvStem):
+            return self.patch_embed.of_several(batches)
+        return [self.patch_embed(images) for images in batches]
+
+    def _behind_prefix(self, z: Tensor) -> Tensor:
+        """Class token and registers, then the patches, without positions: (B, h w, D) -> (B, N, D)."""
         tokens = (self.cls_token, self.dist_token, self.reg_token)
         return torch.cat([*(token.expand(len(z), -1, -1) for token in tokens if token is not None), z], dim=1)
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from vitrail.data.resolutions import whole_patches
 from vitrail.errors import UserError
 from vitrail.model import ModelConfig, ViTConfig
 from vitrail.model.cost import Cost
@@ -102,7 +103,7 @@ def image_sizes(scales: Sequence[float], configs: Sequence[ModelConfig]) -> dict
     step = math.lcm(*(config.patch_size for config in configs if isinstance(config, ViTConfig)))
     found = {1.0: base}
     for scale in scales:
-        height, width = (max(1, math.floor(side * scale / step + 0.5)) * step for side in base)
+        height, width = (whole_patches(side * scale, step) for side in base)
         if (height, width) not in found.values():
             found[scale] = height, width
     return dict(sorted(found.items()))

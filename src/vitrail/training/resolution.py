@@ -6,12 +6,13 @@ size, and the gradients add up (Beyer et al., 2023, "FlexiViT"; Dehghani et al.,
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 from vitrail.data.preprocess import LARGEST_SIDE
-from vitrail.data.resolutions import Pair, Resolutions, different_sizes
+from vitrail.data.resolutions import Pair, Resolutions, different_sizes, whole_patches
 from vitrail.errors import UserError
 from vitrail.model import ModelConfig, ViTConfig
-from vitrail.model.cost import Cost
+from vitrail.model.cost import Cost, training_activation_bytes
 from vitrail.model.fields import size_text
 from vitrail.recipes.recipe import Recipe
 from vitrail.recipes.resolution import Resolution, as_pair
@@ -73,11 +74,10 @@ def mean_flops(recipe: Recipe, config: ModelConfig) -> float:
     return sum(Cost(at_pair(config, pair)).flops for pair in pairs) / len(pairs)
 
 
+@lru_cache(maxsize=4096)
 def load(config: ModelConfig, size: tuple[int, int], patch_size: int) -> int:
-    """What an image of this size takes in the model: its tokens; of a ResNet, its pixels."""
-    if not isinstance(config, ViTConfig):
-        return size[0] * size[1]
-    return (size[0] // patch_size) * (size[1] // patch_size) + config.prefix_tokens
+    """What an image of this size takes in a training step: the bytes of its activations, in float32."""
+    return training_activation_bytes(at_pair(config, (size, patch_size)), 1)
 
 
 def images_a_part(recipe: Recipe, config: ModelConfig, pair: Pair, world: int = 1) -> int:
@@ -138,14 +138,12 @@ def _sizes(resolution: Resolution, config: ModelConfig, side: int) -> list[tuple
         return [(length, length) for length in range(-(-low // side) * side, high + 1, side)]
     if resolution.scales is not None:
         height, width = config.image_size
-        return [(_whole(height * scale, side), _whole(width * scale, side)) for scale in resolution.scales]
+        return [
+            (whole_patches(height * scale, side), whole_patches(width * scale, side)) for scale in resolution.scales
+        ]
     if isinstance(resolution.sizes, tuple):
         return [as_pair(size) for size in resolution.sizes]
     return [config.image_size]
-
-
-def _whole(length: float, side: int) -> int:
-    return max(1, round(length / side)) * side
 
 
 def _fits(size: tuple[int, int], side: int, config: ModelConfig) -> bool:

@@ -15,16 +15,7 @@ if TYPE_CHECKING:
 
 KEY = "vitrail"
 # Fields of a configuration that change answers, and are in no tensor.
-UNSAID = (
-    "image_size",
-    "heads",
-    "head_width",
-    "activation",
-    "norm_eps",
-    "position_interpolation",
-    "position_grid",
-    "rotary_base",
-)
+UNSAID = ("image_size", "heads", "head_width", "activation", "norm_eps", "position_interpolation", "rotary_base")
 _LONGEST = 65_000  # bytes of an archive's comment
 
 

@@ -28,7 +28,8 @@ def resize(
 
     Args:
         model: any model; a ResNet has neither positions nor patches, so that only its image size is written down.
-        image_size: height and width in pixels, or one number for both; None for the model's own.
+        image_size: height and width in pixels, or one number for both; None for the model's own, and then the pixel
+            contract keeps its own too, which may be another.
         patch_size: side of a patch in pixels; None for the model's own.
         method: how positions are interpolated, a name in ``model.resize.METHODS``; None for the model's own way, which
             the new model keeps in any case.
@@ -40,8 +41,9 @@ def resize(
     Raises:
         UserError: sizes that do not go together, an unknown method, or a stem whose patch size is built in.
     """
-    size = (image_size, image_size) if isinstance(image_size, int) else image_size or model.config.image_size
     config = model.config
+    size = config.image_size if image_size is None else image_size
+    size = (size, size) if isinstance(size, int) else size
     if method is not None:
         require_method(method)
     require_patch_method(patch_method)
@@ -54,7 +56,9 @@ def resize(
     preprocess = model.preprocess
     if preprocess is not None:
         p = getattr(new, "patch_size", None)  # mode native counts in patches
-        preprocess = dataclasses.replace(preprocess, image_size=size, patch_size=p)
+        used_at = size if image_size is not None else preprocess.image_size
+        new.with_changes(image_size=used_at)  # refuses a contract's size that new patches do not divide
+        preprocess = dataclasses.replace(preprocess, image_size=used_at, patch_size=p)
     state = model.state_dict()
     if isinstance(config, ViTConfig) and isinstance(new, ViTConfig):
         state = resized_state(state, config, new, method=method, patch_method=patch_method)
