@@ -21,14 +21,24 @@ ALLOWED = {
     "recipes": {"model", "data"},
     "doctor": {"model", "data", "weights"},
     "prediction": {"device", "model", "data", "weights"},
-    "inspection": {"device", "model", "data", "weights", "evaluation", "prediction"},
+    "inspection": {"device", "model", "data", "weights", "evaluation", "prediction", "studies"},
     "training": {"device", "model", "data", "weights", "evaluation", "report", "recipes"},
     "studies": {"device", "model", "data", "weights", "evaluation", "report", "recipes", "training"},
     "cli": {
         *("device", "model", "data", "weights", "doctor"),
         *("evaluation", "report", "recipes", "training", "prediction", "studies", "inspection"),
     },
-    "__init__": {"model", "data", "weights", "evaluation", "recipes", "training", "prediction", "studies", "inspection"},
+    "__init__": {
+        "model",
+        "data",
+        "weights",
+        "evaluation",
+        "recipes",
+        "training",
+        "prediction",
+        "studies",
+        "inspection",
+    },
     "__main__": {"cli"},
 }
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from vitrail.data.preprocess import Preprocess
     from vitrail.errors import UserError
     from vitrail.evaluation.run import evaluate
+    from vitrail.inspection.inspect import inspect
     from vitrail.model.config import ViTConfig
     from vitrail.model.resnet import ResNet
     from vitrail.model.resnet_config import ResNetConfig, resnet_variant
@@ -36,6 +37,7 @@ _HOME = {
     "ViTConfig": "vitrail.model.config:ViTConfig",
     "convert": "vitrail.weights.convert:convert",
     "evaluate": "vitrail.evaluation.run:evaluate",
+    "inspect": "vitrail.inspection.inspect:inspect",
     "load": "vitrail.weights.load:load",
     "open_data": "vitrail.data.open:open_data",
     "recipe": "vitrail.recipes.files:load",
@@ -58,6 +60,7 @@ __all__ = [
     "ViTConfig",
     "convert",
     "evaluate",
+    "inspect",
     "load",
     "open_data",
     "recipe",

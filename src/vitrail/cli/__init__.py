@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import typer
 
-from vitrail.cli import convert, doctor, embed, evaluate, info, predict, probe, recipe, resize, study, train
+from vitrail.cli import convert, doctor, embed, evaluate, info, inspect, predict, probe, recipe, resize, study, train
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "train": train.train,
@@ -14,6 +14,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "predict": predict.predict,
     "embed": embed.embed,
     "probe": probe.probe,
+    "inspect": inspect.inspect,
     "study": study.study,
     "info": info.info,
     "convert": convert.convert,

@@ -3,8 +3,11 @@
 Shapes: H W height and width of a picture, h w its grid, L layers, A heads, N tokens, C channels, K a head's width.
 """
 
+import base64
+import html
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,6 +53,38 @@ class Map:
     """(h, w); below 0 only where the map is signed: what speaks against."""
     signed: bool = False
     faithfulness: Faithfulness | None = None
+    kind: str = ""
+    """The name that it shares with the maps of other pictures, such as ``for the true class``; empty where that is ``name``."""
+
+    explains: str = ""
+    """The label whose probability its faithfulness follows."""
+
+    @property
+    def kin(self) -> str:
+        """``kind``, or the name."""
+        return self.kind or self.name
+
+
+@dataclass(frozen=True, eq=False)
+class Heads:
+    """What every head of one layer attends to, from the query."""
+
+    name: str
+    """In words, such as ``attention of layer 11, patch 3,5``."""
+    layer: int
+    """From 0."""
+    values: Floats
+    """(A, h, w)"""
+
+
+@dataclass(frozen=True, eq=False)
+class Alike:
+    """How alike one patch is to all: the cosine of the features."""
+
+    patch: tuple[int, int]
+    """Row and column, from 0."""
+    values: Floats
+    """(h, w), from -1 to 1."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +122,12 @@ class Picture:
     """(h, w, 3), the three main directions of the features as colours from 0 to 1."""
     label: str | None = None
     """The true label, where it is known."""
+    heads: tuple[Heads, ...] = ()
+    """Of the layers that were asked for."""
+    alike: Alike | None = None
+
+    def _repr_png_(self) -> bytes | None:
+        return _shown(self)
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,6 +140,9 @@ class Positions:
     what: str
     """What is compared, in words: the cosine of learned vectors, or an effect on attention."""
 
+    def _repr_png_(self) -> bytes | None:
+        return _shown(self)
+
 
 @dataclass(frozen=True, eq=False)
 class Filters:
@@ -109,6 +153,9 @@ class Filters:
     shares: Floats
     """(n,), share of the variance that each explains; of single kernels, which are no components, none: (0,)."""
     what: str
+
+    def _repr_png_(self) -> bytes | None:
+        return _shown(self)
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,3 +175,46 @@ class Inspection:
     """Sentences for the person: what was left out, and why."""
     extra: Mapping[str, Floats] = field(default_factory=dict)
     """Further arrays that are saved by these names."""
+
+    def verdicts(self) -> dict[str, str]:
+        """Whether maps of each kind tell what the model used, in sentences with numbers: kind -> what its curves say."""
+        from vitrail.inspection.faithfulness import verdict
+
+        found: dict[str, list[Faithfulness]] = {}
+        for picture in self.pictures:
+            for each in picture.maps:
+                if each.faithfulness is not None:
+                    found.setdefault(each.kin, []).append(each.faithfulness)
+        return {kind: verdict(curves) for kind, curves in found.items()}
+
+    def save(self, out: str | Path) -> Path:
+        """Write ``index.html``, ``arrays.npz`` and ``figures`` into the folder ``out``, whole or not at all.
+
+        Other files that are in the folder stay there.
+
+        Returns:
+            The page.
+        """
+        from vitrail.inspection.save import save
+
+        return save(self, Path(out))
+
+    def _repr_png_(self) -> bytes | None:
+        return _shown(self)
+
+    def _repr_html_(self) -> str:
+        text = html.escape(self.model) or "a model"
+        picture = _shown(self)
+        said = [f"{kind}: {sentence}" for kind, sentence in self.verdicts().items()]
+        lines = [f"<p><b>{text}</b></p>", *(f"<p>{html.escape(each)}</p>" for each in (*said, *self.notes))]
+        if picture is not None:
+            data = base64.b64encode(picture).decode("ascii")
+            lines.insert(1, f'<img alt="{text}" style="max-width:100%" src="data:image/png;base64,{data}">')
+        return f"<div>{''.join(lines)}</div>"
+
+
+def _shown(what: "Inspection | Picture | Positions | Filters") -> bytes | None:
+    """As PNG, for a notebook."""
+    from vitrail.inspection.figures import shown
+
+    return shown(what)
