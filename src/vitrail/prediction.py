@@ -189,13 +189,13 @@ class Predictor:
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
             while True:
                 while len(waiting) <= ahead and (chunk := list(islice(remaining, self.batch_size))):
-                    waiting.append([(image, pool.submit(self._pixels, image)) for image in chunk])
+                    waiting.append([(image, pool.submit(self.pixels, image)) for image in chunk])
                 if not waiting:
                     return
                 yield [(image, future.result()) for image, future in waiting.popleft()]
 
-    def _pixels(self, image: ImageLike) -> Tensor | str:
-        """uint8 (C, H, W) by the pixel contract, or the message of an error that belongs to this image."""
+    def pixels(self, image: ImageLike) -> Tensor | str:
+        """The image as the model gets it before mean and deviation, uint8 (C, H, W); or why it cannot be read."""
         name = _name(image) or "image"
         try:
             return self.preprocess.load(_encoded(image), name)

@@ -217,7 +217,7 @@ def _subject(predictor: Predictor, image: ImageLike | MistakenPicture, number: i
         target = labels.index(label) if label in labels else None
     elif isinstance(image, str | Path):
         name = str(image)
-    pixels = predictor._pixels(image)
+    pixels = predictor.pixels(image)
     return pixels if isinstance(pixels, str) else Subject(name, pixels, labels, number, label, target)
 
 

@@ -16,8 +16,8 @@ from torch import Tensor
 from vitrail.errors import UserError
 from vitrail.model import Model, ViT, ViTConfig
 
-CHUNK_BYTES = 64 << 20
-"""Of attention weights that are written down at a time."""
+CHUNK_BYTES = 8 << 20
+"""Of attention weights that are written down at a time. More is slower: fresh memory has to be mapped each time."""
 
 Query = str | tuple[int, int]
 """Whose attention: ``class`` (the class token; without one, the mean of the patches), ``mean`` (the mean of the patches),
@@ -38,7 +38,7 @@ class Layer:
     def weights(self, rows: slice) -> Tensor:
         """Rows of the attention matrix: what the tokens in ``rows`` attend to, (B, H, n, N) float32; each row sums to 1."""
         q, k = self.queries[:, :, rows].float(), self.keys.float()
-        scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
+        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
         if self.bias is not None:
             scores += self.bias[:, :, rows].float()
         return scores.softmax(dim=-1)

@@ -128,6 +128,7 @@ def html(inspection: Inspection) -> str:
     return environment.get_template("inspection/page.html").render(
         inspection=inspection,
         facts=_facts(inspection),
+        verdicts=inspection.verdicts(),
         pictures=pictures,
         distances=None if distances is None or not distances.size else drawings.scatter(distances, "px"),
         positions=positions,

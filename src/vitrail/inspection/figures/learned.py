@@ -40,9 +40,9 @@ def distances(found: Floats, pictures: int) -> "Figure":
 
 def positions(found: Sequence[Positions]) -> "Figure":
     """A grid of grids each: at a position's place, how alike it is to all others. Those of several sizes side by side."""
-    height = max(each.grid[0] / each.grid[1] for each in found) * style.INCHES["wide"] * 0.8 / len(found)
-    figure = style.figure("wide", min(height, 6.0) + 0.7)
-    axes = figure.subplots(1, len(found), squeeze=False)[0]
+    widths = [each.grid[1] / each.grid[0] for each in found]  # of pictures that are all as high
+    figure = style.figure("wide", min(style.INCHES["wide"] * 0.8 / sum(widths), 6.0) + 0.9)
+    axes = figure.subplots(1, len(found), squeeze=False, width_ratios=widths)[0]
     low = min(float(each.similarity.min()) for each in found)
     high = max(float(each.similarity.max()) for each in found)
     for ax, each in zip(axes, found, strict=True):
@@ -50,8 +50,9 @@ def positions(found: Sequence[Positions]) -> "Figure":
         shown = ax.imshow(picture, cmap="viridis", vmin=low, vmax=high, interpolation="nearest")
         panels.bare(ax)
         rows, columns = each.grid
-        few = "" if step == 1 else f", every {_ordinal(step)} of them shown"
-        panels.title(ax, f"{rows} x {columns} positions{few}: {each.what}", longest=120 // len(found), bold=True)
+        few = "" if step == 1 else f",\nevery {_ordinal(step)} shown"
+        ax.set_title(f"{rows} x {columns} positions{few}", fontsize=8.5, fontweight="bold", loc="left")
+    figure.supxlabel("; ".join(dict.fromkeys(each.what for each in found)), fontsize=8)
     figure.colorbar(shown, ax=list(axes), shrink=0.7, aspect=30)
     return figure
 
