@@ -216,12 +216,12 @@ def write_json(file: str, values: dict[str, Any]) -> None:
 
 def _write_page(file: Path, task: Task, done: Done, place: "Devices") -> None:
     import shlex
+    import sys
 
     from vitrail.cli.console import note
     from vitrail.report.cost import machine_rows, model_rows
     from vitrail.report.page import ReportData, write_report
 
-    option = [] if task.split == "all" else ["--split", task.split]
     page = ReportData(
         title=f"{Path(task.model).name} on {Path(task.data).name}",
         subtitle=f"{task.model}, evaluated on {done.evaluation.n:,} images of {task.data}",
@@ -233,6 +233,6 @@ def _write_page(file: Path, task: Task, done: Done, place: "Devices") -> None:
             **machine_rows(place.device, place.world),
         },
         thumbnails=done.samples.encoded,
-        command=shlex.join(["vitrail", "evaluate", task.model, task.data, *option, "--report", "report.html"]),
+        command=shlex.join(["vitrail", *sys.argv[1:]]),
     )
     note(f"report: {write_report(file, page)}")

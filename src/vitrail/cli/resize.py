@@ -89,6 +89,7 @@ class Wanted:
         from vitrail.errors import did_you_mean
         from vitrail.model import ViTConfig
         from vitrail.model.config import INTERPOLATIONS
+        from vitrail.model.fields import size_text
 
         for option, value, valid in (
             ("--method", self.method, INTERPOLATIONS),
@@ -100,7 +101,7 @@ class Wanted:
             raise UserError("nothing to do: give --image-size, --patch-size or both")
         if self.patch_size is not None and self.patch_size < 1:
             raise UserError(f"--patch-size {self.patch_size}: give the side of a patch in pixels, 1 or more")
-        size = self.image_size or config.image_size
+        size, grid = self.image_size or config.image_size, config.grid
         if not isinstance(config, ViTConfig):
             for unusable, given in (("--patch-size", self.patch_size), ("--method", self.method)):
                 if given is not None:
@@ -114,7 +115,10 @@ class Wanted:
         if self.method is not None and not _interpolated(config):
             raise UserError(f"--method {self.method} has nothing to do: positions of this model are not interpolated")
         require_sizes(config, [size], batch_size=0, device="cpu")
-        return config.with_changes(image_size=size)
+        new = config.with_changes(image_size=size)
+        if self.method is not None and new.grid == grid:
+            raise UserError(f"--method {self.method} has nothing to do: the grid of {size_text(grid)} stays as it is")
+        return new
 
 
 def _interpolated(config: "ModelConfig") -> bool:

@@ -69,6 +69,8 @@ def train(
     if epochs is not None and steps is not None:
         raise UserError("give --epochs or --steps, not both")
     changes |= parse_settings(set_ or [])
+    if {"resolution.sizes", "resolution.scales"} <= changes.keys():
+        raise UserError("give resolution.sizes (--sizes) or resolution.scales, not both")
 
     from vitrail.training.run import train as run
 

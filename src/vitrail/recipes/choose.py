@@ -28,7 +28,15 @@ class Choice:
     reasons: tuple[str, ...]
 
 
-def choose(data: Dataset, *, source: str, init: str | None, named_variant: bool, named_length: bool = False) -> Choice:
+def choose(
+    data: Dataset,
+    *,
+    source: str,
+    init: str | None,
+    named_variant: bool,
+    named_length: bool = False,
+    named_stem: bool = False,
+) -> Choice:
     """A recipe from whether there is a start model, and from the number of images.
 
     Args:
@@ -36,6 +44,7 @@ def choose(data: Dataset, *, source: str, init: str | None, named_variant: bool,
         init: the start model, if there is one.
         named_variant: whether the person named a variant of the model.
         named_length: whether the person named epochs or steps.
+        named_stem: whether the person named the model's stem.
     """
     n = len(data.train) if data.train is not None else 0
     if init:
@@ -48,7 +57,7 @@ def choose(data: Dataset, *, source: str, init: str | None, named_variant: bool,
         # its 224 pixels suit photographs; what suits these images is for give_size to say
         return Choice(files.changed(files.load("imagenet"), {"image_size": None}), (reason,))
     reasons = [f"recipe small: {n:,} images and no start model (--init would do better, if there is one)"]
-    if not named_variant:
+    if not named_variant and not named_stem:
         reasons.append(
             "model: a small ViT with a convolutional stem, whose built-in locality is worth more than size on little data; "
             "name a --model to have it otherwise"

@@ -68,6 +68,8 @@ class Resolution(Group):
     def _one_way(self) -> "Resolution":
         if self.sizes is not None and self.scales is not None:
             raise ValueError("give resolution.sizes or resolution.scales, not both")
+        if self.order == "rising" and not self.varies:
+            raise ValueError("resolution.order rising has nothing to order: give sizes, scales or patch_sizes too")
         return self
 
     @property

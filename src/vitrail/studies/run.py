@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from vitrail.data.workers import cores
 from vitrail.device import best_device
 from vitrail.errors import Failure, UserError
+from vitrail.model.fields import size_text
 from vitrail.studies import figures, files, page, table
 from vitrail.studies.budget import measured, share_of_steps
 from vitrail.studies.conclusions import advise, conclude
@@ -31,7 +32,7 @@ from vitrail.studies.summary import summarise
 from vitrail.studies.workers import Share, StoppedRun, Workers, working
 from vitrail.training.decide import short_name
 from vitrail.training.interrupt import Stopped, StopRequest, stop_requests
-from vitrail.training.memory import free_bytes
+from vitrail.training.memory import free_bytes, gigabytes
 from vitrail.training.progress import clock
 from vitrail.weights import replace as replacing
 
@@ -166,8 +167,16 @@ def _shares(plan: StudyPlan, jobs: int | None) -> list[Share]:
     if jobs is not None and jobs < 1:
         raise UserError(f"--jobs {jobs}: at least 1")
     device = best_device()
-    needs = [planned.size.training_bytes for planned in plan.cells] + [each.training_bytes for each in plan.resized]
-    need = max(needs) + _OF_PROCESS
+    needs = {planned.arm: planned.size.training_bytes for planned in plan.cells}
+    needs |= {f"{each.arm} at {size_text(each.image_size)} pixels": each.training_bytes for each in plan.resized}
+    largest = max(needs, key=lambda name: needs[name])
+    free = free_bytes(device)
+    if needs[largest] > 0.9 * free:
+        raise UserError(
+            f"{largest} needs about {gigabytes(needs[largest])} for a training step, and {gigabytes(free)} are free: take "
+            "a smaller batch_size, cut it up with --set optimizer.accumulate, or leave that out"
+        )
+    need = needs[largest] + _OF_PROCESS
     own = cores()
     names: list[str | None] = [None]
     possible = 1  # a GPU of another kind

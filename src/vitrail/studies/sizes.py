@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from vitrail.data.preprocess import LARGEST_SIDE
 from vitrail.data.resolutions import whole_patches
 from vitrail.errors import UserError
 from vitrail.model import ModelConfig, ViTConfig
@@ -104,6 +105,10 @@ def image_sizes(scales: Sequence[float], configs: Sequence[ModelConfig]) -> dict
     found = {1.0: base}
     for scale in scales:
         height, width = (whole_patches(side * scale, step) for side in base)
+        if max(height, width) > LARGEST_SIDE:
+            raise UserError(
+                f"sizes.scales {scale:g}: {height}x{width} is too large, at most {LARGEST_SIDE} pixels a side"
+            )
         if (height, width) not in found.values():
             found[scale] = height, width
     return dict(sorted(found.items()))

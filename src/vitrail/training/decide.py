@@ -15,6 +15,7 @@ from vitrail.recipes.choose import Choice, choose, give_middle_size, give_size, 
 from vitrail.recipes.recipe import Recipe, kept_with
 from vitrail.training.device import Devices, resolve_precision
 from vitrail.training.forecast import BUDGET, Work, cheaper, seconds_per_image
+from vitrail.training.memory import check_memory
 from vitrail.training.plan import pixels_of, start_of
 from vitrail.training.progress import clock
 from vitrail.training.resolution import mean_flops, step_of
@@ -83,6 +84,7 @@ def decide(
             init=init,
             named_variant="model.variant" in changes,
             named_length=bool({"epochs", "steps"} & changes.keys()),
+            named_stem="model.stem" in changes,
         )
         named, reasons = choice.recipe, list(choice.reasons)
     resolved = files.changed(named, changes)
@@ -131,9 +133,11 @@ def _fit_start(recipe: Recipe, data: Dataset, place: Devices, may_shorten: bool)
         reasons.append(f"image size {size[0]}x{size[1]}: {why}")
     if not may_shorten or data.train is None or place.device.type != "cpu" or place.world > 1:
         return recipe, reasons
-    config = config.with_changes(image_size=recipe.image_size, classes=len(data.labels))
     if isinstance(config, ViTConfig):
-        config = config.with_changes(patch_size=recipe.model.get("patch_size", config.patch_size))
+        config = config.at_size(recipe.image_size, recipe.model.get("patch_size"))
+    else:
+        config = config.with_changes(image_size=recipe.image_size)
+    config = config.with_changes(classes=len(data.labels))
     work = Work(
         images=len(data.train),
         epochs=recipe.epochs or 1,
@@ -142,7 +146,9 @@ def _fit_start(recipe: Recipe, data: Dataset, place: Devices, may_shorten: bool)
         test=len(data.test or ()),
         share=mean_flops(recipe, config) / Cost(config).flops,
     )
-    of_image = seconds_per_image(config, place.device, resolve_precision(recipe.precision, place.device))
+    precision = resolve_precision(recipe.precision, place.device)
+    check_memory(recipe, config, place, precision)  # before it is tried out
+    of_image = seconds_per_image(config, place.device, precision)
     if work.seconds(of_image) <= BUDGET:
         return recipe, reasons
     epochs, size = cheaper(config, work, of_image, BUDGET, may_shrink=may_shrink)
