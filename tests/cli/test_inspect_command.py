@@ -116,5 +116,26 @@ def test_a_file_is_not_overwritten_by_the_folder(run: Run, model: Path, tmp_path
     (tmp_path / "out").write_text("a person's own")
     code, _, err = run("inspect", model, "--out", tmp_path / "out")
     assert code == 2
-    assert "there is a file of this name; give a folder" in err
+    assert "is a file; give a folder" in err
     assert (tmp_path / "out").read_text() == "a person's own"
+
+
+def test_what_is_not_of_an_inspection_is_neither_replaced_nor_lost(run: Run, model: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "paper" / "figures"
+    mine.mkdir(parents=True)
+    (mine / "mine.txt").write_text("a person's own")
+    code, _, err = run("inspect", model, "--out", tmp_path / "paper")
+    assert code == 2
+    assert "figures already, which is of no inspection" in err
+    assert (mine / "mine.txt").read_text() == "a person's own"
+    code, _, err = run("inspect", model, "--out", mine / "mine.txt" / "deeper")
+    assert code == 2
+    assert "is a file; give a folder" in err
+    for _ in range(2):  # an inspection takes the place of an earlier one, and leaves what lies beside its figures
+        code, _, err = run("inspect", model, "--out", tmp_path / "out")
+        assert code == 0, err
+        (tmp_path / "out" / "figures" / "mine.svg").write_text("a person's own")
+        (tmp_path / "out" / "figures" / "maps-9.png").write_text("of an earlier one")
+    run("inspect", model, "--out", tmp_path / "out")
+    assert (tmp_path / "out" / "figures" / "mine.svg").read_text() == "a person's own"
+    assert not (tmp_path / "out" / "figures" / "maps-9.png").exists()

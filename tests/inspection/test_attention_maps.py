@@ -28,6 +28,8 @@ CASES: list[dict[str, Any]] = [
     {"class_token": False, "pool": "avg"},
     {"class_token": False, "pool": "avg", "registers": 1, "position": "relative"},
     {"pool": "map"},
+    {"pool": "avg"},  # with a class token that the head does not read
+    {"pool": "token_avg"},
     {"distilled": True},
     {"stem": "conv"},
     HYBRID,
@@ -51,8 +53,13 @@ def seen(model: ViT, images: Tensor) -> tuple[Look, list[Tensor]]:
 def share(model: ViT, query: Query, grid: tuple[int, int]) -> Tensor:
     """The query as a row, said otherwise than by ``Look.row``."""
     (h, w), P = grid, model.config.prefix_tokens
-    if query == "mean" or (query == "class" and not model.config.class_token):
-        return torch.cat([torch.zeros(P), torch.full((h * w,), 1 / (h * w))]).double()
+    mean = torch.cat([torch.zeros(P), torch.full((h * w,), 1 / (h * w))]).double()
+    if query == "mean" or (query == "class" and model.config.pool in ("avg", "map")):
+        return mean
+    if query == "class" and model.config.distilled:
+        return torch.nn.functional.pad(torch.tensor([0.5, 0.5]), (0, P - 2 + h * w)).double()
+    if query == "class" and model.config.pool == "token_avg":
+        return (torch.nn.functional.one_hot(torch.tensor(0), P + h * w) + mean) / 2
     index = 0 if isinstance(query, str) else P + query[0] * w + query[1]
     return torch.nn.functional.one_hot(torch.tensor(index), P + h * w).double()
 

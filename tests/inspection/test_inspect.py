@@ -329,3 +329,15 @@ def test_a_notebook_shows_it_and_runs_nothing(pictures: list[np.ndarray]) -> Non
     for each in (found, found.pictures[0], found.positions[0], found.filters):
         assert (each._repr_png_() or b"").startswith(b"\x89PNG")  # type: ignore[union-attr]
     assert replace(found, pictures=(), distances=None, positions=(), filters=None)._repr_png_() is None
+
+
+def test_a_layer_with_two_names_is_one_and_one_picture_is_no_sample(pictures: list[np.ndarray]) -> None:
+    found = vitrail.inspect(a_vit(), pictures[0], layers=[-1, 1], target=np.int64(1), query=(np.int64(1), np.int64(2)))
+    assert len(found.pictures) == 1
+    assert [each.kind for each in found.pictures[0].maps].count("attention") == 1
+    judged = vitrail.inspect(a_vit(), pictures[0], layers=[-1, 1])
+    assert all("interval" not in sentence for sentence in judged.verdicts().values())
+
+
+def test_the_distance_says_of_how_many_pictures_it_is_the_mean(pictures: list[np.ndarray]) -> None:
+    assert vitrail.inspect(a_vit(), pictures, shown=1, faithfulness=False).looked_at == 3

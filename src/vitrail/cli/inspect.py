@@ -103,9 +103,9 @@ def inspect(
 
 def _check(out: Path, mistakes: str | None, split: str | None) -> None:
     from vitrail.errors import UserError
+    from vitrail.inspection.save import check_folder
 
-    if out.exists() and not out.is_dir():
-        raise UserError(f"--out {out}: there is a file of this name; give a folder")
+    check_folder(out)
     if split is not None and mistakes is None:
         raise UserError(f"--split {split}: it says which images to look for mistakes in: give --mistakes DATA too")
 

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import numpy as np
 import torch
+from PIL import Image
 
 from vitrail.errors import UserError, did_you_mean
 from vitrail.inspection.attention import distances
@@ -73,15 +74,18 @@ def inspect(
         UserError: no picture can be read; a size, layer, patch or class that is not there.
     """
     own = model
+    if isinstance(images, str | Path | bytes | np.ndarray | Image.Image):
+        images = [images]  # one alone
+    image_size, resized = (tuple(s) if isinstance(s, list) else s for s in (image_size, resized))
     if image_size is not None:
         model = resize(model, image_size)
     wanted = _asked(model, query, layers, target, against, faithfulness)
     notes: list[str] = []
     positions = _positions(own, resized or image_size, wanted, notes)
     filters = _optional(partial(patch_filters, model), notes)
-    pictures, distances = _pictures(model, list(images), wanted, shown, device, progress, notes)
+    pictures, distances, looked = _pictures(model, list(images), wanted, shown, device, progress, notes)
     return Inspection(
-        name, model.config, _labels(model), pictures, distances, positions, filters, tuple(dict.fromkeys(notes))
+        name, model.config, _labels(model), pictures, distances, positions, filters, tuple(dict.fromkeys(notes)), looked
     )
 
 
@@ -99,8 +103,11 @@ def _asked(
         for layer in layers:
             if not -depth <= layer < depth:
                 raise UserError(f"layer {layer}: this model has layers 0 to {depth - 1}, or -{depth} to -1")
+        layers = tuple(dict.fromkeys(int(layer) % depth for layer in layers))  # -1 is the last one's other name
     if not layers:
         raise UserError("layers: give one at least, such as -1 for the last")
+    if not isinstance(query, str) and len(query) == 2:
+        query = int(query[0]), int(query[1])
     chosen = _class(model, target), _class(model, against)
     if chosen[0] is not None and chosen[0] == chosen[1]:
         raise UserError(f"class {target} against itself: there is no difference to explain")
@@ -114,7 +121,8 @@ def _class(model: Model, wanted: str | int | None) -> int | None:
     labels = _labels(model)
     if not labels:
         raise UserError(f"class {wanted}: the model has no head, so no classes to explain")
-    if isinstance(wanted, int):
+    if not isinstance(wanted, str):
+        wanted = int(wanted)
         if not 0 <= wanted < len(labels):
             raise UserError(f"class {wanted}: the model's classes go from 0 to {len(labels) - 1}")
         return wanted
@@ -139,7 +147,7 @@ def _positions(
     sizes: list[tuple[int, int]] = [config.image_size]
     if other is not None:
         sizes.append((other, other) if isinstance(other, int) else other)
-    layer = asked.layers[-1] if config.site == "layers" and asked.layers != (-1,) else 0
+    layer = asked.layers[-1] if config.site == "layers" and asked.layers != (config.depth - 1,) else 0
     found = []
     for each in dict.fromkeys(sizes):
         h, w = config.at_size(each).grid
@@ -179,10 +187,10 @@ def _pictures(
     device: str,
     progress: Progress | None,
     notes: list[str],
-) -> tuple[tuple[Picture, ...], Floats | None]:
-    """The pictures looked at, and the mean attention distance in all of them."""
+) -> tuple[tuple[Picture, ...], Floats | None, int]:
+    """The pictures looked at, the mean attention distance in all of them, and of how many that is the mean."""
     if not images:
-        return (), None
+        return (), None, 0
     predictor = Predictor(model, device=device)
     found = _Gathered()
     if not model.config.classes:
@@ -202,7 +210,7 @@ def _pictures(
             progress(number + 1, len(images))
     _say(found, len(images), notes)
     mean = np.stack(found.distances).mean(axis=0, dtype=np.float64).astype(np.float32) if found.distances else None
-    return tuple(_coloured(found.pictures)), mean
+    return tuple(_coloured(found.pictures)), mean, len(found.distances)
 
 
 def _subject(predictor: Predictor, image: ImageLike | MistakenPicture, number: int) -> Subject | str:

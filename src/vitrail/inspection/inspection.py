@@ -173,6 +173,8 @@ class Inspection:
     filters: Filters | None = None
     notes: tuple[str, ...] = ()
     """Sentences for the person: what was left out, and why."""
+    looked_at: int = 0
+    """Pictures that ``distances`` is the mean of: those that are shown, and further ones."""
     extra: Mapping[str, Floats] = field(default_factory=dict)
     """Further arrays that are saved by these names."""
 

@@ -20,8 +20,8 @@ CHUNK_BYTES = 8 << 20
 """Of attention weights that are written down at a time. More is slower: fresh memory has to be mapped each time."""
 
 Query = str | tuple[int, int]
-"""Whose attention: ``class`` (the class token; without one, the mean of the patches), ``mean`` (the mean of the patches),
-or the row and column of a patch, from 0."""
+"""Whose attention: ``class`` (what the head reads: the class token, or the mean of the patches of a model that pools them),
+``mean`` (the mean of the patches), or the row and column of a patch, from 0."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,11 +84,13 @@ class Look:
         """
         device = self.layers[0].queries.device
         row = torch.zeros(self.count, device=device)
-        (h, w), P = self.grid, self.prefix
-        if query == "mean" or (query == "class" and not self.config.class_token):
+        (h, w), P, pool = self.grid, self.prefix, self.config.pool
+        if query == "mean" or (query == "class" and pool in ("avg", "map")):
             row[P:] = 1 / (h * w)
+        elif query == "class" and pool == "token_avg":
+            row[0], row[P:] = 0.5, 0.5 / (h * w)
         elif query == "class":
-            row[0] = 1
+            row[: 2 if self.config.distilled else 1] = 0.5 if self.config.distilled else 1
         elif not isinstance(query, str) and len(query) == 2:
             if not (0 <= query[0] < h and 0 <= query[1] < w):
                 raise UserError(f"query {query[0]},{query[1]}: rows go from 0 to {h - 1} and columns from 0 to {w - 1}")

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -140,6 +141,14 @@ def html(inspection: Inspection) -> str:
     )
 
 
+def _at_most(error: float) -> str:
+    """A bound with one digit, rounded up."""
+    if error <= 0:
+        return "0"
+    step = 10.0 ** math.floor(math.log10(error))
+    return f"{math.ceil(error / step) * step:.1g}"
+
+
 def _facts(inspection: Inspection) -> str:
     """What kind of model it is, in one line."""
     config = inspection.config
@@ -172,7 +181,7 @@ def _pictures(inspection: Inspection, used: int) -> list[PictureView]:
                     f"No live view of attention: queries and keys of this picture would take {needed / 1e6:,.0f} MB, and "
                     f"the page keeps within {LIVE_BYTES / 1e6:.0f} MB. Fewer pictures or a smaller size make room."
                 )
-        views.append(_picture(inspection, picture, layers, heads, f"{error:.1g}", left_out, tuple(blocks)))
+        views.append(_picture(inspection, picture, layers, heads, _at_most(error), left_out, tuple(blocks)))
     return views
 
 

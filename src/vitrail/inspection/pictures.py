@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vitrail.errors import UserError
 from vitrail.inspection.attention import attention_map, distances, rollout
 from vitrail.inspection.faithfulness import faithfulness_of_maps
 from vitrail.inspection.inspection import Alike, Attention, Floats, Heads, Map, Picture
@@ -67,6 +68,8 @@ def looked_at(model: Model, subject: Subject, asked: Asked, *, keep_attention: i
             logits = model.eval()(images)
         return _without_tokens(subject, logits[0]), None
     seen = look(model, images, tokens=True)
+    if not bool(torch.isfinite(seen.features).all()):
+        raise UserError(f"{subject.name}: the model's features are not finite; its weights have diverged")
     maps = _maps(model, images, seen, subject, asked)
     features = patch_features(seen)
     heads = [attention_map(seen, layer, asked.query, "all")[0] for layer in asked.layers]

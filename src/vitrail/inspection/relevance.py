@@ -81,20 +81,8 @@ def _with_gradients(
         row = torch.zeros(len(images), look.count, device=images.device)
         row[:, config.prefix_tokens :] = _pooled(model, patches, target, against, signed)
     else:
-        row = _read(look).expand(len(images), -1)
+        row = look.row("class").expand(len(images), -1)
     return look, [value.detach() for value in out["values"]], gradients, row
-
-
-def _read(look: Look) -> Tensor:
-    """The tokens that the head reads, as shares, (N,)."""
-    if look.config.pool == "avg":
-        return look.row("mean")
-    row = look.row("class")
-    if look.config.pool == "token_avg":
-        return (row + look.row("mean")) / 2
-    if look.config.distilled:
-        row[:2] = 0.5
-    return row
 
 
 def _pooled(model: ViT, patches: Tensor, target: Tensor, against: Tensor | None, signed: bool) -> Tensor:

@@ -1,5 +1,7 @@
 """An inspection as files: one page, the arrays for one's own plots, and the figures as PNG and SVG."""
 
+import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -7,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vitrail.errors import UserError
 from vitrail.inspection import figures
 from vitrail.inspection.inspection import Curve, Inspection, Map, Picture
 from vitrail.inspection.page import write_page
@@ -15,14 +18,44 @@ from vitrail.weights import replace
 PAGE, ARRAYS, FIGURES = "index.html", "arrays.npz", "figures"
 
 
+# The figures that an inspection can have: an earlier one's go, files of others stay.
+_OURS = re.compile(
+    r"(?:(?:maps|heads|faithfulness|features)(?:-\d+)?|patches|norms|distance|positions|filters)\.(?:png|svg)"
+)
+
+
 def save(inspection: Inspection, out: Path) -> Path:
-    """Write page, arrays and figures into the folder ``out``, which gets all of them or none; return the page's path."""
+    """Write page, arrays and figures into the folder ``out``, which gets all of them or none; return the page's path.
+
+    Raises:
+        UserError: as ``check_folder``.
+    """
+    check_folder(out)
     with replace.folder(out, keep_others=True) as staging:
         figures.save(inspection, staging / FIGURES)
         named: Any = dict(arrays(inspection))
         np.savez(staging / ARRAYS, **named)
         write_page(inspection, staging / PAGE)
+        for path in (out / FIGURES).iterdir() if (out / FIGURES).is_dir() else ():
+            if path.is_file() and not _OURS.fullmatch(path.name):
+                shutil.copy2(path, staging / FIGURES / path.name)
     return out / PAGE
+
+
+def check_folder(out: Path) -> None:
+    """Refuse a place where an inspection cannot be written, or would replace what is none.
+
+    Raises:
+        UserError: a file where a folder is needed; a folder with a page or figures that no inspection has made.
+    """
+    for place in (out, *out.absolute().parents):
+        if place.exists() and not place.is_dir():
+            raise UserError(f"--out {out}: {place} is a file; give a folder")
+    if (out / ARRAYS).exists():
+        return
+    for name in (PAGE, FIGURES):
+        if (out / name).exists():
+            raise UserError(f"--out {out}: it has {name} already, which is of no inspection; choose another folder")
 
 
 def arrays(inspection: Inspection) -> Iterator[tuple[str, NDArray[Any]]]:

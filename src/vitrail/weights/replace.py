@@ -23,12 +23,14 @@ def folder(target: Path, *, keep_others: bool = False) -> Iterator[Path]:
     recover(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.writing-", dir=target.parent))
+    swapped = False
     try:
         staging.chmod(0o777 & ~_umask())
         yield staging
         for path in [*staging.rglob("*"), staging]:
             _sync(path)
         old = _swap(staging, target)
+        swapped = True  # what has the staging folder's name may now be the old one, with files of others in it
         _sync(target.parent)
         if old is not None and keep_others:
             for path in old.iterdir():
@@ -37,7 +39,8 @@ def folder(target: Path, *, keep_others: bool = False) -> Iterator[Path]:
         if old is not None:
             shutil.rmtree(old, ignore_errors=True)
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        if not swapped:
+            shutil.rmtree(staging, ignore_errors=True)
 
 
 @contextmanager

@@ -39,7 +39,7 @@ def drawings(inspection: Inspection) -> Mapping[str, Callable[[], "Figure"]]:
         found["patches"] = partial(tokens.patches, with_tokens[0])
         found["norms"] = partial(tokens.norms, with_tokens, _first(inspection.config))
     if inspection.distances is not None:
-        found["distance"] = partial(learned.distances, inspection.distances, len(with_tokens))
+        found["distance"] = partial(learned.distances, inspection.distances, inspection.looked_at or len(with_tokens))
     if inspection.positions:
         found["positions"] = partial(learned.positions, inspection.positions)
     if inspection.filters is not None:
