@@ -86,5 +86,5 @@ def test_a_checkpoint_just_written_is_never_the_one_removed(tmp_path: Path) -> N
         checkpoint.save(tmp_path, a_checkpoint(step), keep=2)
     checkpoint.save(tmp_path, a_checkpoint(10), keep=1)
     assert 10 in checkpoint.steps(tmp_path)
-    checkpoint.drop_after(tmp_path, 10)
+    checkpoint.set_aside_after(tmp_path, 10)
     assert checkpoint.steps(tmp_path) == [10]

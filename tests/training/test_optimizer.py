@@ -71,7 +71,7 @@ def test_every_optimiser_learns_and_its_state_moves_to_another_run(name: str) ->
             optimisers.set_learning_rate(1.0)
             loss = torch.nn.functional.cross_entropy(model(images), targets)
             loss.backward()
-            optimisers.step()
+            optimisers.step(torch.tensor(True))
             optimisers.zero_grad()
             losses.append(loss.item())
         return losses

@@ -146,7 +146,8 @@ def gradients(
     size = groups[0].shape[-2:]
     several = None if patch_size is None else Resolutions(((tuple(size), patch_size),), "random", 0, 10)
     optimisers = Optimisers(model, recipe.optimizer)
-    optimisers.step = optimisers.zero_grad = lambda: None  # type: ignore[method-assign]
+    optimisers.step = lambda finite: None  # type: ignore[method-assign]
+    optimisers.zero_grad = lambda: None  # type: ignore[method-assign]
     preprocess = Preprocess((32, 32), mean=(0.5,) * 3, std=(0.5,) * 3)
     step = TrainStep(recipe, model, network, optimisers, None, preprocess, Augment(), CPU, "float32", 10, 0, several)  # type: ignore[arg-type]
     n = sum(map(len, groups))

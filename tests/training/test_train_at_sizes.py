@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 import vitrail
+from stopping import stopping_at
 from stripes import write_images
 from vitrail.errors import UserError
 from vitrail.recipes.files import from_dict, load
@@ -87,11 +88,10 @@ def test_a_stopped_and_resumed_run_is_the_same_to_the_bit(
     shapes: Path, tmp_path: Path, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     vitrail.train(quick(**changes), shapes, out=tmp_path / "whole", quiet=True)
-    stopping = Loop._stopping
-    monkeypatch.setattr(Loop, "_stopping", lambda loop: loop.state.step == 3)
-    with pytest.raises(Stopped):
-        vitrail.train(quick(**changes), shapes, out=tmp_path / "parts", quiet=True)
-    monkeypatch.setattr(Loop, "_stopping", stopping)
+    with monkeypatch.context() as patches:
+        patches.setattr(Loop, "_next", stopping_at(3, Loop._next))
+        with pytest.raises(Stopped):
+            vitrail.train(quick(**changes), shapes, out=tmp_path / "parts", quiet=True)
     vitrail.train(out=tmp_path / "parts", resume=True, quiet=True)
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
 

@@ -1,8 +1,10 @@
 """The command line: a table from command name to function. Nothing heavy is imported before a command runs."""
 
 import os
+import signal
 import sys
 from collections.abc import Callable
+from types import FrameType
 
 import typer
 
@@ -45,6 +47,7 @@ def main() -> None:
     """Run a command; what goes wrong is one line on standard error and an exit code (see the design's table)."""
     from vitrail.errors import Failure, UserError
 
+    signal.signal(signal.SIGTERM, _terminated)
     try:
         app()
     except (UserError, Failure) as error:
@@ -61,6 +64,12 @@ def main() -> None:
             _say(str(error))
             sys.exit(code)
         _fail(error, 1, f"{type(error).__name__}: ")
+
+
+def _terminated(number: int, frame: FrameType | None) -> None:
+    """Leave as a program does that is told to end, but by the ordinary way out, which cleans up behind it."""
+    _say("terminated")
+    sys.exit(143)
 
 
 def _fail(error: Exception, code: int, prefix: str = "") -> None:

@@ -40,6 +40,9 @@ def train(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; by default a new one below runs/.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    allow_data_change: Annotated[
+        bool, typer.Option("--allow-data-change", help="With --resume: although the images have changed.")
+    ] = False,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out images that cannot be read.")] = False,
 ) -> None:
     """Train from scratch, or fine-tune --init; with no DATA, the built-in digits.
@@ -74,7 +77,7 @@ def train(
 
     from vitrail.training.run import train as run
 
-    result = run(recipe, data, changes=changes, out=out, resume=resume)
+    result = run(recipe, data, changes=changes, out=out, resume=resume, allow_data_change=allow_data_change)
     _say(result)
 
 

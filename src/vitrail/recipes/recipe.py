@@ -121,7 +121,22 @@ class Data(Group):
 
 class Checkpoint(Group):
     every: Count | None = Field(None, description="steps between checkpoints; null: at every evaluation")
-    keep: Count = Field(2, description="checkpoints kept")
+    keep: Count = Field(2, description="newest checkpoints kept; that of the best model is kept besides")
+
+
+class Guard(Group):
+    nonfinite: Literal["skip", "stop"] = Field(
+        "skip", description="a step whose loss or gradient is not finite moves nothing: go on after it, or stop"
+    )
+    most_skipped: Annotated[int, Field(ge=0)] = Field(
+        5, description="such steps one after another that a run goes on after; one more stops it"
+    )
+    spike: Annotated[float, Field(gt=1)] | None = Field(
+        None,
+        description="a logged loss above so many times the mean of the ten before it takes the weights back to the "
+        "checkpoint before it, and leaves out the images that it came with; null: never",
+    )
+    most_rollbacks: Count = Field(3, description="such returns in a run; one more stops it")
 
 
 class Evaluate(Group):
@@ -153,6 +168,7 @@ class Recipe(Group):
     data: Data = Field(default_factory=Data)
     evaluate: Evaluate = Field(default_factory=Evaluate)
     checkpoint: Checkpoint = Field(default_factory=Checkpoint)
+    guard: Guard = Field(default_factory=Guard)
     precision: Literal["auto", "float32", "bf16"] = Field(
         "auto", description="auto takes bf16 where the hardware computes with it, float32 elsewhere"
     )

@@ -278,7 +278,7 @@ def _run(plan: StudyPlan, schedule: Schedule, shares: list[Share], say: Say) -> 
     """Every run that is not done yet. One that fails does not keep the others from their end."""
     started, before = time.monotonic(), schedule.flops_done
     failed: list[BaseException] = []
-    with stop_requests() as stop, working(shares) as workers:
+    with stop_requests() as stop, stop.deferred(), working(shares) as workers:
         at_work = 0
         while True:
             while workers.idle and stop.exit_code is None and (job := schedule.next_job()) is not None:

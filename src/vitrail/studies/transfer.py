@@ -87,7 +87,7 @@ def carry_out(transfer: Transfer, memory: Memory) -> SizeOutcome:
 
 def _transferred(transfer: Transfer, folder: Path, memory: Memory, trained: Outcome | None) -> SizeOutcome:
     recipe, size = files.from_dict(transfer.recipe), transfer.cell.image_size
-    with stop_requests() as stop:
+    with stop_requests() as stop, stop.deferred():
         model = load_folder(Path(transfer.run) / RUN_MODEL)
         at_base = trained if model.config.image_size == size else None  # its run has tested it there
         model = resize(model, size, method=transfer.method)

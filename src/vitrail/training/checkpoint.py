@@ -3,7 +3,7 @@
     model.safetensors      the weights as trained
     ema.safetensors        their moving average, if the recipe has one
     optimizer.safetensors  the optimisers' tensors, ``parameter name:key``
-    state.json             step, best validation result, seconds spent
+    state.json             step, best validation result, recipe, seconds spent
     manifest.json          SHA-256 of the files above, written last
 
 All randomness is a function of the seed and the step, so nothing else is needed to go on bit for bit.
@@ -12,6 +12,7 @@ All randomness is a function of the seed and the step, so nothing else is needed
 import json
 import re
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from vitrail.weights import replace
 from vitrail.weights.folder import sha256
 
 _NAME = re.compile(r"step-(\d{8,})$")
+_MANIFEST = "manifest.json"
+_STATE = "state.json"
 
 
 @dataclass(frozen=True)
@@ -35,27 +38,41 @@ class Checkpoint:
     state: dict[str, Any]
 
 
-def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
-    """Write the checkpoint below ``folder``, atomically, and of those before it remove all but the newest ``keep - 1``."""
+def save(
+    folder: Path, checkpoint: Checkpoint, *, keep: int, best: int | None = None, logs: Sequence[Path] = ()
+) -> Path:
+    """Write a checkpoint below ``folder``, atomically, and remove old ones.
+
+    Args:
+        checkpoint: what to write.
+        keep: how many of the newest are kept, this one included.
+        best: the step of one that is kept besides.
+        logs: files that are brought to the disk before the checkpoint appears, as it says that they hold what they do.
+    """
     target = folder / f"step-{checkpoint.step:08d}"
     with replace.folder(target) as staging:
         for part, tensors in checkpoint.tensors.items():
             plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
             save_file(plain, staging / f"{part}.safetensors")
-        _write(staging / "state.json", {"step": checkpoint.step, **checkpoint.state})
+        (staging / _STATE).write_text(_json({"step": checkpoint.step, **checkpoint.state}), encoding="utf-8")
         hashes = {file.name: sha256(file) for file in sorted(staging.iterdir())}
-        _write(staging / "manifest.json", {"sha256": hashes})
+        (staging / _MANIFEST).write_text(_json({"sha256": hashes}), encoding="utf-8")
+        for log in logs:
+            replace.sync(log)
     older = [step for step in steps(folder) if step < checkpoint.step]
-    for old in older[: len(older) - max(keep, 1) + 1]:
-        shutil.rmtree(folder / f"step-{old:08d}", ignore_errors=True)
+    for old in older[: max(0, len(older) - keep + 1)]:
+        if old != best:
+            _remove(folder / f"step-{old:08d}")
     return target
 
 
-def drop_after(folder: Path, step: int) -> None:
-    """Remove checkpoints later than ``step``: damaged ones, which a run that goes on from ``step`` will write again."""
+def set_aside_after(folder: Path, step: int) -> None:
+    """Rename checkpoints later than ``step``, which are damaged: a run that goes on from there writes them again."""
     for later in steps(folder):
         if later > step:
-            shutil.rmtree(folder / f"step-{later:08d}", ignore_errors=True)
+            damaged = folder / f"damaged-step-{later:08d}"
+            shutil.rmtree(damaged, ignore_errors=True)
+            (folder / f"step-{later:08d}").rename(damaged)
 
 
 def steps(folder: Path) -> list[int]:
@@ -65,10 +82,17 @@ def steps(folder: Path) -> list[int]:
     return sorted(int(match[1]) for entry in folder.iterdir() if (match := _NAME.match(entry.name)))
 
 
-def newest_valid(folder: Path) -> tuple[Checkpoint | None, list[str]]:
-    """The newest checkpoint whose files are all there and unchanged, and a line for each newer one that is damaged."""
+def newest_valid(folder: Path, *, at_most: int | None = None) -> tuple[Checkpoint | None, list[str]]:
+    """The newest checkpoint whose files are all there and unchanged, and a line for each newer one that is damaged.
+
+    Args:
+        folder: of the run's checkpoints.
+        at_most: the latest step that will do.
+    """
     damaged: list[str] = []
     for step in reversed(steps(folder)):
+        if at_most is not None and step > at_most:
+            continue
         path = folder / f"step-{step:08d}"
         problem = _problem(path)
         if problem is None:
@@ -81,23 +105,40 @@ def newest_valid(folder: Path) -> tuple[Checkpoint | None, list[str]]:
 
 
 def _read(path: Path) -> Checkpoint:
-    state = json.loads((path / "state.json").read_text(encoding="utf-8"))
-    tensors = {file.stem: load_file(file) for file in sorted(path.glob("*.safetensors"))}
+    state = json.loads((path / _STATE).read_text(encoding="utf-8"))
+    tensors = {Path(name).stem: load_file(path / name) for name in _hashes(path) if name.endswith(".safetensors")}
     return Checkpoint(state.pop("step"), tensors, state)
 
 
 def _problem(path: Path) -> str | None:
+    """What is wrong with a checkpoint's files, None if nothing is."""
     try:
-        hashes = json.loads((path / "manifest.json").read_text(encoding="utf-8"))["sha256"]
-        for name, expected in hashes.items():
+        for name, expected in _hashes(path).items():
             if sha256(path / name) != expected:
                 return f"{name} has changed since it was written"
     except FileNotFoundError as error:
         return f"{Path(error.filename).name} is missing"
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return f"manifest.json cannot be read: {error}"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"{_MANIFEST} cannot be read: {error}"
     return None
 
 
-def _write(path: Path, values: dict[str, Any]) -> None:
-    path.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+def _hashes(path: Path) -> dict[str, str]:
+    """The manifest's files with their SHA-256. It must read exactly as it was written: it has no hash of its own."""
+    text = (path / _MANIFEST).read_text(encoding="utf-8")
+    values = json.loads(text)
+    if text != _json(values):
+        raise ValueError("it has changed since it was written")
+    return values["sha256"]
+
+
+def _json(values: dict[str, Any]) -> str:
+    return json.dumps(values, indent=1) + "\n"
+
+
+def _remove(path: Path) -> None:
+    """Remove a checkpoint, which is whole until it has lost its name."""
+    doomed = path.with_name(f".{path.name}.writing-removed")
+    shutil.rmtree(doomed, ignore_errors=True)
+    path.rename(doomed)
+    shutil.rmtree(doomed, ignore_errors=True)

@@ -19,9 +19,7 @@ from vitrail.training.memory import check_memory
 from vitrail.training.plan import pixels_of, start_of
 from vitrail.training.progress import clock
 from vitrail.training.resolution import mean_flops, step_of
-
-# What may differ when a run goes on, as it changes nothing that is computed.
-_FREE = frozenset({"data.workers", "data.cache", "checkpoint.every", "checkpoint.keep"})
+from vitrail.training.resume import is_free
 
 
 @dataclass(frozen=True)
@@ -180,19 +178,19 @@ def saved(
     wanted = files.changed(own_recipe, {k: v for k, v in changes.items() if v is not None})
     for path in sorted(changes):
         own, other = _at(own_recipe, path), _at(wanted, path)
-        if own != other and path not in _FREE and not _same_place(path, own, other):
+        if own != other and not is_free(path) and not _same_place(path, own, other):
             raise UserError(
                 f"--resume goes on with {folder / 'recipe.yaml'}, where {path} is {own}, not {other}: "
                 "leave it out, or begin a new run, from this one's model with --init"
             )
-    own_recipe = files.changed(own_recipe, {path: changes[path] for path in _FREE & changes.keys()})
+    own_recipe = files.changed(own_recipe, {path: value for path, value in changes.items() if is_free(path)})
     dataset, _ = _open(own_recipe.data.source or "digits", own_recipe)
     return own_recipe, dataset, files.comments(folder / "recipe.yaml")
 
 
 def _same_place(path: str, own: object, other: object) -> bool:
-    """Whether two ways of writing DATA or a start model mean the same folder or file."""
-    return path in ("data.source", "init") and Path(str(own)).resolve() == Path(str(other)).resolve()
+    """Whether two ways of writing a start model mean the same folder or file."""
+    return path == "init" and Path(str(own)).resolve() == Path(str(other)).resolve()
 
 
 def _at(recipe: Recipe, path: str) -> Any:

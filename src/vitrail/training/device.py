@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -25,6 +26,8 @@ class Devices:
     device: torch.device
     neighbours: int = 1
     """Processes on this machine, this one included: they share its cores and memory."""
+    control: dist.ProcessGroup | None = None
+    """The group in which processes agree on what to do next, on their CPUs, so that no GPU is waited for."""
 
     @property
     def first(self) -> bool:
@@ -33,8 +36,7 @@ class Devices:
 
     def barrier(self) -> None:
         """Wait until every process is here."""
-        if self.world > 1:
-            dist.barrier()
+        self.highest(0)
 
     def mean(self, value: torch.Tensor) -> torch.Tensor:
         """The mean of a tensor over all processes."""
@@ -54,9 +56,15 @@ class Devices:
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is set in any process."""
+        return self.highest(int(flag)) > 0
+
+    def highest(self, value: int) -> int:
+        """The highest value that any process gives."""
         if self.world == 1:
-            return flag
-        return bool(self.mean(torch.tensor(float(flag), device=self.device)) > 0)
+            return value
+        shared = torch.tensor(value)
+        dist.all_reduce(shared, dist.ReduceOp.MAX, group=self.control)
+        return int(shared)
 
 
 @contextmanager
@@ -79,7 +87,8 @@ def devices() -> Iterator[Devices]:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         neighbours = int(os.environ.get("LOCAL_WORLD_SIZE", world))
-        yield Devices(dist.get_rank(), dist.get_world_size(), device, neighbours)
+        control: Any = dist.new_group(backend="gloo") if dist.get_backend() != "gloo" else None
+        yield Devices(dist.get_rank(), dist.get_world_size(), device, neighbours, control)
     finally:
         if own:
             dist.destroy_process_group()

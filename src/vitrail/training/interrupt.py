@@ -1,13 +1,26 @@
-"""Ctrl-C and SIGTERM: the step is finished and the state saved, then the run stops."""
+"""Signals that ask a run to stop: the step is finished and the state saved, then the run stops.
 
+Ctrl-C (SIGINT) and SIGTERM; SIGUSR1, SIGUSR2 and SIGXCPU, by which batch systems announce the end of the time or of the
+machine that a job was given; and SIGHUP, a terminal that has gone, unless it is ignored (nohup).
+"""
+
+import os
 import signal
-from collections.abc import Iterator
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+_NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
+_INTERRUPTED, _TERMINATED = 130, 143
+_PATIENCE = 8.0  # seconds in which processes that train together must have agreed to stop
+
 
 class Stopped(Exception):
-    """The run was asked to stop and has saved its state; ``exit_code`` is 130 (Ctrl-C) or 143 (SIGTERM)."""
+    """The run was asked to stop and has saved its state; ``exit_code`` is 130 (Ctrl-C), or 143 (any other signal)."""
 
     def __init__(self, exit_code: int, message: str) -> None:
         super().__init__(message)
@@ -15,24 +28,56 @@ class Stopped(Exception):
 
 
 class StopRequest:
-    """Whether, and by which signal, the run has been asked to stop."""
+    """Whether the run has been asked to stop, and with which code it is to exit.
+
+    Outside of ``deferred`` there is nothing to finish or to save, and a signal raises ``Stopped`` at once.
+    """
 
     exit_code: int | None = None
+    settled = False
+    """Whether the processes that train together have agreed to stop, and are doing so."""
+
+    def __init__(self) -> None:
+        self._deferred = False
+        self._at_once = ""
+
+    @property
+    def asked(self) -> bool:
+        """Whether a signal has come."""
+        return self.exit_code is not None
+
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Within the context a signal is only noted, for whoever asks ``asked`` between two steps."""
+        self._deferred = True
+        try:
+            yield
+        finally:
+            self._deferred = False
+
+    def at_once(self, message: str) -> None:
+        """From here on, a signal outside of ``deferred`` stops the run with this message."""
+        self._at_once = message
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            return  # the first signal is being obeyed: a second one does no harm
+        self.exit_code = _INTERRUPTED if number == signal.SIGINT else _TERMINATED
+        if not self._deferred:
+            raise Stopped(self.exit_code, self._at_once or "stopped before the first step: nothing was begun")
 
 
 @contextmanager
 def stop_requests() -> Iterator[StopRequest]:
-    """Within the context the first SIGINT or SIGTERM is noted, and a second SIGINT interrupts at once."""
+    """Within the context the signals that ask to stop are noted; in another thread than the main one, they are others'."""
     request = StopRequest()
-
-    def note(number: int, frame: FrameType | None) -> None:
-        if request.exit_code is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        request.exit_code = 128 + number
-
+    previous = {}
     try:
-        previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread: signals are somebody else's
+        for name in _NAMES:
+            number = getattr(signal, name, None)
+            if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+                previous[number] = signal.signal(number, request._note)
+    except ValueError:  # not the main thread
         yield request
         return
     try:
@@ -40,3 +85,48 @@ def stop_requests() -> Iterator[StopRequest]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def not_for_ever(agreed: Callable[[], bool], message: Callable[[], str], patience: float = _PATIENCE) -> Iterator[None]:
+    """End the process if it is told to stop and cannot, as it waits for another process that is gone.
+
+    A thread sees the signal even while the main thread waits inside a collective operation, where Python's own handlers
+    have to wait too.
+
+    Args:
+        agreed: whether the main thread has seen the signal and is stopping.
+        message: what to say when it has not, after ``patience`` seconds.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    stopping = {int(getattr(signal, name)) for name in _NAMES if hasattr(signal, name)}
+
+    def watch() -> None:
+        while numbers := reader.recv(16):
+            if stopping & set(numbers):
+                break
+        else:
+            return  # closed: the context is left
+        deadline = time.monotonic() + patience
+        while time.monotonic() < deadline:
+            if agreed():
+                return
+            time.sleep(0.1)
+        if not agreed():
+            print(message(), file=sys.stderr, flush=True)
+            os._exit(_TERMINATED)
+
+    previous = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(previous)
+        writer.close()
+        watcher.join(timeout=1.0)
+        reader.close()

@@ -1,8 +1,7 @@
 """The loop: steps, and between them logging, evaluation, the best model and checkpoints."""
 
-import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,22 +13,27 @@ from vitrail.data.decode import ImageError
 from vitrail.errors import Failure, UserError
 from vitrail.evaluation.metrics import loss_and_top1, wilson_interval
 from vitrail.evaluation.run import predict_logits
-from vitrail.training import checkpoint
 from vitrail.training.device import Devices
+from vitrail.training.guard import Diverged, Guard
 from vitrail.training.interrupt import Stopped, StopRequest
 from vitrail.training.metrics import MetricsLog
+from vitrail.training.pace import Pace
 from vitrail.training.plan import Plan
 from vitrail.training.progress import TrainingProgress, clock
+from vitrail.training.saver import Saver
 from vitrail.training.state import Best, RunState, Window, worth_keeping
 from vitrail.training.step import StepResult, TrainStep
 from vitrail.weights.folder import save
 
+__all__ = ["Diverged", "Loop", "Score", "evaluation_batch"]
+
 _FORECAST_AFTER = 3.0  # seconds of training, the first two steps left out
 _LOG_AT_LEAST_EVERY = 50  # steps
+_GO_ON, _STOP, _FAIL = 0, 1, 2  # what a process wants next; the highest is done by all
 
 
-class Diverged(Failure):
-    """The loss is no longer finite."""
+class _CutOff(Exception):
+    """An evaluation was ended by a request to stop."""
 
 
 @dataclass(frozen=True)
@@ -56,89 +60,102 @@ class Loop:
 
     def __post_init__(self) -> None:
         self.log = MetricsLog(self.folder)
+        checkpoints = self.folder / "checkpoints"
+        self.saver = Saver(checkpoints, self.plan.recipe.checkpoint.keep, [self.log.path])
+        log = self.log if self.devices.first else None
+        self.guard = Guard(self.plan, self.state, self.devices, checkpoints, self.progress.say, log)
         self.log_every = min(_LOG_AT_LEAST_EVERY, max(1, self.plan.steps // 200))
         self.pending: list[StepResult] = []
-        self.pace = _Pace(self.plan.recipe.batch_size)
+        self.pace = Pace(self.plan.recipe.batch_size)
         self.forecast_given = False
 
     def run(self, batches: Iterable[Batch]) -> None:
-        """Train to the last step.
+        """Train to the last step, and see the last checkpoint on the disk.
 
         Raises:
             Stopped: a signal came, and the state is saved.
-            ImageError: an image cannot be read; what is learnt so far is saved.
+            ImageError, Failure: an image cannot be read, or a process that loads them has died; the state is saved.
             UserError: the memory of the device is not enough for the batch.
             Diverged: the loss is no longer finite.
         """
         try:
-            self._steps(batches)
-        except ImageError:
-            if self.devices.world == 1:  # others would wait for this process in vain
-                self._checkpoint()
-            raise
+            self._steps(iter(batches))
+        except _CutOff:
+            self._checkpoint()
+            self._stop()
         except torch.OutOfMemoryError as error:
             parts = 2 * self.plan.recipe.optimizer.accumulate
             raise UserError(
                 f"out of memory in step {self.state.step}: take a smaller --batch-size, or cut the batch up with "
                 f"--set optimizer.accumulate={parts}"
             ) from error
+        finally:
+            self.saver.wait()
 
-    def _steps(self, batches: Iterable[Batch]) -> None:
+    def _steps(self, batches: Iterator[Batch]) -> None:
         plan, state = self.plan, self.state
         started = time.monotonic() - state.seconds
-        for batch in batches:
-            if state.step >= plan.steps:
-                break
+        if self._evaluation_is_due():  # the one that a request to stop cut off
+            self._evaluate()
+            self._checkpoint()
+        while state.step < plan.steps:
+            batch = self._next(batches)
             result = self.train_step(state.step, batch)
             state.step += 1
             self.pending.append(result)
             self.pace.tick()
-            last = state.step == plan.steps
+            last, went_back = state.step == plan.steps, False
             if state.step % self.log_every == 0 or last:
-                self._log_train(result.lr)
+                went_back = self._log_train(result.lr)
             state.seconds = time.monotonic() - started
             self._forecast()
-            evaluated = state.step % plan.evaluate_every == 0 or last
+            evaluated = self._evaluation_is_due()
             if evaluated:
                 self._evaluate()
                 self.pace.restart()
             state.seconds = time.monotonic() - started
             every = plan.recipe.checkpoint.every
             due = evaluated if every is None else state.step % every == 0 or last
-            stopping = self._stopping()
-            if stopping or due:
+            if due or went_back:
                 self._checkpoint()
-            if stopping and not last:
-                self._stop()
+            self.saver.check()
 
-    def _absorb(self) -> None:
-        """Move the results of the latest steps, means over all processes, into the window's sums."""
-        if not self.pending:
-            return
-        zero = self.pending[0].loss.new_zeros(())
-        rows = [
-            torch.stack([r.loss, r.correct, zero if r.gradient_norm is None else r.gradient_norm]) for r in self.pending
-        ]
-        # Means over the processes of each step, then sums in float64: the same wherever a checkpoint cuts the window.
-        loss, correct, norm = self.devices.mean(torch.stack(rows)).cpu().double().sum(0).tolist()
-        window = self.state.window
-        window.steps += len(self.pending)
-        window.loss += loss
-        window.correct += correct * self.devices.world
-        window.gradient_norm += norm
-        self.pending = []
-        if not math.isfinite(window.loss):
-            raise Diverged(
-                f"the loss is {window.loss} at step {self.state.step}: try a lower optimizer.lr, a longer warm-up or "
-                f"float32; the last good state is in {self.folder / 'checkpoints'}"
-            )
+    def _next(self, batches: Iterator[Batch]) -> Batch:
+        """The next batch, if no process has been asked to stop or has no batch to go on with."""
+        batch, problem = None, None
+        try:
+            batch = next(batches, None)  # None if the wait for it was given up, as a signal came
+        except (ImageError, Failure) as error:
+            problem = error
+        wish = _FAIL if problem is not None else _STOP if self.stop.asked or batch is None else _GO_ON
+        agreed = self.devices.highest(wish)
+        if agreed == _GO_ON:
+            assert batch is not None
+            return batch
+        self.stop.settled = True
+        self._checkpoint()
+        if agreed == _STOP:
+            self._stop()
+        self.saver.wait()
+        if problem is not None:
+            raise problem
+        raise Failure("another process cannot go on, and says why; the state is saved")
 
-    def _log_train(self, lr: float) -> None:
+    def _evaluation_is_due(self) -> bool:
+        """Whether this step ends with an evaluation that has not been yet."""
+        step = self.state.step
+        due = step > 0 and (step % self.plan.evaluate_every == 0 or step == self.plan.steps)
+        return due and self.state.evaluated < step
+
+    def _log_train(self, lr: float) -> bool:
+        """Write a line about the steps since the last one; return whether the weights went back to earlier ones."""
         self._absorb()
         state, window, plan = self.state, self.state.window, self.plan
-        loss = window.loss / window.steps
+        loss = window.loss / window.steps if window.steps else None
+        back = None if loss is None else self._judge(loss)
         epoch = state.step / plan.steps_per_epoch
         speed = self.pace.images_per_second()
+        norm = window.gradient_norm / window.steps if plan.recipe.optimizer.clip and window.steps else None
         if self.devices.first:
             self.log.write(
                 {
@@ -146,15 +163,32 @@ class Loop:
                     "epoch": round(epoch, 6),
                     "split": "train",
                     "loss": loss,
-                    "top1": window.correct / (window.steps * plan.recipe.batch_size),
+                    "top1": window.correct / (window.steps * plan.recipe.batch_size) if window.steps else None,
                     "lr": lr,
-                    "gradient_norm": window.gradient_norm / window.steps if plan.recipe.optimizer.clip else None,
+                    "gradient_norm": norm,
+                    "skipped": window.skipped or None,
+                    "back_to_step": back,
                     "images_per_second": round(speed, 1) if speed else None,
                 }
             )
         left = (plan.steps - state.step) * plan.recipe.batch_size / speed if speed else None
-        self.progress.update(state.step, epoch=epoch, loss=loss, images_per_second=speed, seconds_left=left)
+        shown = float("nan") if loss is None else loss
+        self.progress.update(state.step, epoch=epoch, loss=shown, images_per_second=speed, seconds_left=left)
         state.window = Window()
+        return back is not None
+
+    def _judge(self, loss: float) -> int | None:
+        """What the guard makes of a logged loss, with every checkpoint that it may go back to on the disk."""
+        rules = self.plan.recipe.guard
+        if rules.spike is not None and self.state.health.is_spike(loss, rules.spike):
+            self.saver.wait()
+            self.devices.barrier()
+        return self.guard.judge(loss)
+
+    def _absorb(self) -> None:
+        """Move the results of the latest steps into the window's sums."""
+        pending, self.pending = self.pending, []
+        self.guard.absorb(pending)
 
     def _forecast(self) -> None:
         if self.forecast_given or self.pace.total_measured < _FORECAST_AFTER:
@@ -180,12 +214,25 @@ class Loop:
                 workers=self.workers,
                 cached=val.cached,
                 autocast=torch.bfloat16 if self.train_step.precision == "bf16" else None,
+                progress=self._between_batches,
             )
         loss, top1 = loss_and_top1(logits, targets)
         return Score(loss, top1, len(targets))
 
+    def _between_batches(self, done: int, total: int) -> None:
+        """Cut the evaluation off if any process was asked to stop. The processes have equally many batches but for one."""
+        assert self.plan.val is not None
+        size = evaluation_batch(self.plan, self.devices)
+        common = len(self.plan.val.samples) // self.devices.world // size  # batches that every process has in full
+        if self.devices.world > 1 and (done % size or done // size > common):
+            return
+        if self.devices.any(self.stop.asked):
+            self.stop.settled = True
+            raise _CutOff
+
     def _evaluate(self) -> None:
         self._absorb()  # a run that has diverged stops here, before its weights are evaluated or saved
+        self.guard.check_weights()
         state, plan = self.state, self.plan
         result = self.evaluate()
         top1, n = (result.top1, result.n) if result else (0.0, 1)  # without a val part the latest model is kept
@@ -193,6 +240,7 @@ class Loop:
         highest = max(top1, state.best.highest if state.best else 0.0)
         if kept:
             state.best = Best(state.step, highest)
+        state.evaluated = state.step
         if not self.devices.first:
             return
         if result is not None:
@@ -215,49 +263,18 @@ class Loop:
 
     def _checkpoint(self) -> None:
         self._absorb()
+        self.guard.check_weights()
         if self.devices.first:
-            checkpoint.save(self.folder / "checkpoints", self.state.checkpoint(), self.plan.recipe.checkpoint.keep)
-        self.devices.barrier()
-
-    def _stopping(self) -> bool:
-        """Whether any process was asked to stop; they agree on it, so that all stop at the same step."""
-        return self.devices.any(self.stop.exit_code is not None)
+            self.saver.save(self.state.checkpoint(), self.state.best.step if self.state.best else None)
 
     def _stop(self) -> None:
+        """Raise Stopped, once the state is on the disk."""
+        self.saver.wait()
+        self.devices.barrier()
         command = f"vitrail train --resume --out {self.folder}"
         raise Stopped(
             self.stop.exit_code or 143, f"stopped at step {self.state.step}, state saved: go on with {command}"
         )
-
-
-class _Pace:
-    """Images per second since the last evaluation; the first two steps after a pause are left out, as they are slower."""
-
-    def __init__(self, batch_size: int) -> None:
-        self.batch_size = batch_size
-        self.total_measured = 0.0
-        self.known = 0.0
-        self.restart()
-
-    def restart(self) -> None:
-        """Begin anew: what lies between was no training."""
-        self.steps, self.since = -2, time.monotonic()
-        self.latest = self.since
-
-    def tick(self) -> None:
-        """A step is done."""
-        now = time.monotonic()
-        self.steps += 1
-        if self.steps > 0:
-            self.total_measured += now - self.latest
-            self.known = self.steps * self.batch_size / (now - self.since)
-        elif self.steps == 0:
-            self.since = now
-        self.latest = now
-
-    def images_per_second(self) -> float:
-        """The speed; 0 before the third step of a run."""
-        return self.known
 
 
 def evaluation_batch(plan: Plan, devices: Devices) -> int:

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from vitrail.weights import replace
+
 NAME = "metrics.jsonl"
 
 
@@ -16,15 +18,16 @@ class MetricsLog:
     def write(self, record: dict[str, Any]) -> None:
         """Append one line; keys that are None are left out."""
         line = json.dumps({key: value for key, value in record.items() if value is not None})
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        with self.path.open("ab", buffering=0) as file:
+            rest = f"{line}\n".encode()  # in one piece, so that a crash cuts at most the last line short
+            while rest:  # a full disk takes a part, and refuses the next
+                rest = rest[file.write(rest) :]
 
     def cut_after(self, step: int) -> None:
         """Drop what was logged after ``step``: a run that goes on from an earlier checkpoint writes it again."""
         kept = [record for record in read(self.path) if record["step"] <= step and record["split"] != "test"]
-        partial = self.path.with_suffix(".partial")
-        partial.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
-        partial.replace(self.path)
+        with replace.file(self.path) as staging:
+            staging.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
 
 
 def read(path: Path) -> list[dict[str, Any]]:

@@ -75,8 +75,17 @@ class Optimisers:
                 group["lr"] = lr * group["lr_scale"]
         return lr
 
-    def step(self) -> None:
+    def step(self, finite: Tensor) -> None:
+        """Move the parameters, if ``finite`` (bool). A GPU decides by itself where its optimiser can: nothing waits for it."""
+        deferred = finite.device.type == "cuda" and all(
+            group.get("fused") for optimiser in self.optimisers for group in optimiser.param_groups
+        )
+        if not deferred and not finite:
+            return
         for optimiser in self.optimisers:
+            if deferred:
+                # as torch.amp.GradScaler tells fused optimisers
+                optimiser.found_inf = (~finite).float()  # type: ignore[attr-defined]
             optimiser.step()
 
     def zero_grad(self) -> None:
@@ -118,7 +127,8 @@ def _build(settings: Optimizer, muon: bool, groups: list[tuple[Rule, list[nn.Par
         # The update is scaled to AdamW's size (Liu et al., 2025), so that both share one learning rate.
         return torch.optim.Muon(described, lr=lr, momentum=settings.momentum, adjust_lr_fn="match_rms_adamw")
     if settings.name == "sgd":
-        return torch.optim.SGD(described, lr=lr, momentum=settings.momentum)
+        on_gpu = all(p.device.type == "cuda" for _, params in groups for p in params)
+        return torch.optim.SGD(described, lr=lr, momentum=settings.momentum, fused=on_gpu or None)
     kind = torch.optim.Adam if settings.name == "adam" else torch.optim.AdamW
     fused = all(p.device.type in ("cpu", "cuda") for _, params in groups for p in params)
     return kind(described, lr=lr, betas=settings.betas, eps=settings.eps, fused=fused)

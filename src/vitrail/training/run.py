@@ -1,8 +1,9 @@
 """A training run from its start to its report. The order in which a run starts stands here, in ``train``."""
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,26 +15,27 @@ from vitrail.data.batches import TrainBatches
 from vitrail.data.cache import Memory
 from vitrail.data.randomness import words
 from vitrail.data.workers import loader_workers
+from vitrail.errors import UserError
 from vitrail.model import Model, ViTConfig, build
 from vitrail.model.cost import Cost
-from vitrail.recipes import files
 from vitrail.recipes.recipe import Recipe
-from vitrail.training import checkpoint, resolution
+from vitrail.training import resolution
+from vitrail.training.alone import alone
 from vitrail.training.decide import begin
 from vitrail.training.device import Devices, devices, resolve_precision, worth_compiling
 from vitrail.training.ema import Ema
+from vitrail.training.explain import explained
 from vitrail.training.finish import Result, finish
 from vitrail.training.forecast import LONG, Work, cheaper, seconds_per_image, sentence
-from vitrail.training.interrupt import stop_requests
+from vitrail.training.interrupt import StopRequest, stop_requests
 from vitrail.training.loop import Loop
 from vitrail.training.memory import check_memory
-from vitrail.training.metrics import MetricsLog
 from vitrail.training.optimizer import Optimisers
 from vitrail.training.plan import Plan, make_plan
 from vitrail.training.progress import TrainingProgress, clock
+from vitrail.training.resume import go_on, save_recipe
 from vitrail.training.state import RunState
 from vitrail.training.step import TrainStep
-from vitrail.weights import replace
 from vitrail.weights.load import load_found
 from vitrail.weights.start import start_from
 
@@ -47,6 +49,7 @@ def train(
     resume: bool = False,
     quiet: bool = False,
     memory: Memory | None = None,
+    allow_data_change: bool = False,
 ) -> Result:
     """Train a Vision Transformer or a ResNet, from random weights or from a start model (``init`` in the recipe).
 
@@ -58,17 +61,27 @@ def train(
         resume: go on with the run in ``out`` from its newest valid checkpoint.
         quiet: say nothing on the terminal.
         memory: where small images that are decoded are kept for other runs on the same data, in this process.
+        allow_data_change: go on although the images are not those that the run began with.
 
     Returns:
         Where the run, its best model and its report are, and the final evaluation.
 
     Raises:
-        UserError: unusable input, found before anything is written.
+        UserError: unusable input, found before anything is written; or another process is training in ``out``.
+        Failure: a full disk, or another process of this run has ended; what was saved before is whole.
         Stopped: the run was asked to stop by a signal, and has saved its state.
     """
-    with devices() as place, _own_randomness(place):
+    with ExitStack() as stack:
+        stop = stack.enter_context(stop_requests())
+        place = stack.enter_context(devices())
+        stack.enter_context(_own_randomness(place))
         progress = TrainingProgress(quiet=quiet or not place.first)
-        begun = begin(recipe, data, dict(changes or {}), Path(out) if out else None, resume, place)
+        restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+        folder = _folder(out)
+        begun = begin(recipe, data, dict(changes or {}), folder, resume or restarted, place)
+        stack.enter_context(explained(begun.folder, place, stop))
+        if begun.goes_on:
+            stack.enter_context(alone(begun.folder, place))
         _say(progress, begun.notes)
         precision = resolve_precision(begun.recipe.precision, place.device)
         plan = make_plan(
@@ -83,27 +96,48 @@ def train(
         of_step = check_memory(plan.recipe, plan.config, place, precision)
 
         model, started = _model(plan, place)
-        state = RunState(model, Optimisers(model, plan.recipe.optimizer), _ema(model, plan.recipe), plan.fingerprint)
+        state = RunState(
+            model,
+            Optimisers(model, plan.recipe.optimizer),
+            _ema(model, plan.recipe),
+            plan.fingerprint,
+            plan.recipe.to_dict(),
+        )
         sizes = [resolution.sentence(plan.resolutions)] if plan.resolutions else []
         _say(progress, [*plan.notes, *started, _describe(plan, model, place, precision), *sizes, of_step])
         if plan.recipe.init and not begun.goes_on:
             _say(progress, _forecast(plan, place, precision))
         place.barrier()  # every process has found the folder as it is before the first one changes it
         if begun.goes_on:
-            _restore(state, begun.folder, progress, place)
-        elif place.first:
-            begun.folder.mkdir(parents=True, exist_ok=True)
-            with replace.file(begun.folder / "recipe.yaml") as staging:
-                files.save(plan.recipe, staging, comments=begun.reasons)
+            go_on(state, plan.recipe, begun.folder, progress, place, allow_data_change=allow_data_change)
+        else:
+            stack.enter_context(alone(begun.folder, place))
+        if place.first:
+            save_recipe(plan.recipe, begun.folder, begun.reasons)
         place.barrier()
 
         step = _train_step(plan, state, place, precision)
         workers = loader_workers(plan.recipe.data.workers, len(plan.train.samples), place.device.type, place.neighbours)
-        with progress.of(plan.steps), stop_requests() as stop:
-            loop = Loop(plan, state, step, place, begun.folder, progress, stop, workers)
-            if state.step < plan.steps:
-                loop.run(_batches(plan, state, place, workers))
+        loop = Loop(plan, state, step, place, begun.folder, progress, stop, workers)
+        with progress.of(plan.steps), stop.deferred():
+            loop.run(_batches(plan, state, place, workers, stop))
+        stop.at_once(
+            f"trained to the last step, but not finished: go on with vitrail train --resume --out {begun.folder}"
+        )
         return finish(loop, [*begun.reasons, *plan.notes, *started])
+
+
+def _folder(out: str | Path | None) -> Path | None:
+    """The folder that was named. Where processes that die are started anew, they must be able to find it.
+
+    Raises:
+        UserError: none was named, and torchrun is to restart.
+    """
+    if out is None and int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0:
+        raise UserError(
+            "torchrun --max-restarts needs --out RUN: a restarted run goes on with the folder that is named"
+        )
+    return Path(out) if out else None
 
 
 def _say(progress: TrainingProgress, lines: Sequence[str]) -> None:
@@ -137,20 +171,6 @@ def _ema(model: Model, recipe: Recipe) -> Ema | None:
     return Ema(model, recipe.ema.decay) if recipe.ema.decay else None
 
 
-def _restore(state: RunState, folder: Path, progress: TrainingProgress, place: Devices) -> None:
-    """Go on from the newest valid checkpoint; without one, from the start."""
-    found, damaged = checkpoint.newest_valid(folder / "checkpoints")
-    for line in damaged:
-        progress.say(line)
-    if found is not None:
-        state.restore(found)
-    progress.say(f"going on from step {state.step} of the run in {folder}")
-    place.barrier()  # every process has read what it goes on from
-    if place.first:
-        checkpoint.drop_after(folder / "checkpoints", state.step)
-        MetricsLog(folder).cut_after(state.step)
-
-
 def _train_step(plan: Plan, state: RunState, place: Devices, precision: str) -> TrainStep:
     """The step, with the model compiled where that pays and wrapped where several processes train."""
     network: nn.Module = state.model
@@ -176,7 +196,7 @@ def _train_step(plan: Plan, state: RunState, place: Devices, precision: str) -> 
     )
 
 
-def _batches(plan: Plan, state: RunState, place: Devices, workers: int) -> TrainBatches:
+def _batches(plan: Plan, state: RunState, place: Devices, workers: int, stop: StopRequest) -> TrainBatches:
     return TrainBatches(
         plan.train.samples,
         plan.preprocess,

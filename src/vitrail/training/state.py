@@ -7,11 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vitrail.errors import UserError
 from vitrail.model import Model
 from vitrail.training.checkpoint import Checkpoint
 from vitrail.training.ema import Ema
 from vitrail.training.optimizer import Optimisers
+
+_RECENT = 10  # logged losses that a new one is compared with
 
 
 @dataclass
@@ -22,6 +23,28 @@ class Window:
     loss: float = 0.0
     correct: float = 0.0
     gradient_norm: float = 0.0
+    skipped: int = 0
+    """Steps that were not finite and moved nothing; the sums are about the others."""
+
+
+@dataclass
+class Health:
+    """How the loss has been lately; kept in checkpoints, so that a resumed run judges alike."""
+
+    skipped_in_a_row: int = 0
+    recent: list[float] = field(default_factory=list)
+    """The latest logged losses that were no spike, at most ``_RECENT``."""
+    sound_step: int = 0
+    """The step of the last of them."""
+    rollbacks: int = 0
+
+    def note(self, step: int, loss: float) -> None:
+        """Take in a logged loss that is in order."""
+        self.recent, self.sound_step = [*self.recent, loss][-_RECENT:], step
+
+    def is_spike(self, loss: float, factor: float) -> bool:
+        """Whether a loss is more than ``factor`` times the mean of the recent ones, once there are ``_RECENT``."""
+        return len(self.recent) == _RECENT and loss > factor * sum(self.recent) / _RECENT
 
 
 @dataclass
@@ -53,13 +76,18 @@ class RunState:
     ema: Ema | None
     data: str
     """Which images, classes and steps the run is about: ``Plan.fingerprint``."""
+    recipe: dict[str, Any] = field(default_factory=dict)
+    """Every value of the run's recipe."""
     step: int = 0
     seconds: float = 0.0
+    evaluated: int = 0
+    """The step of the last evaluation that came to its end."""
     best: Best | None = None
     window: Window = field(default_factory=Window)
+    health: Health = field(default_factory=Health)
 
     def checkpoint(self) -> Checkpoint:
-        """A copy to write."""
+        """What a checkpoint keeps; its tensors are the run's own, which go on changing."""
         tensors: dict[str, dict[str, Tensor]] = {
             "model": self.model.state_dict(),
             "optimizer": self.optimisers.state(),
@@ -68,31 +96,37 @@ class RunState:
             tensors["ema"] = self.ema.tensors
         plain: dict[str, Any] = {
             "data": self.data,
+            "recipe": self.recipe,
             "seconds": self.seconds,
+            "evaluated": self.evaluated,
             "best": asdict(self.best) if self.best else None,
             "window": asdict(self.window),
+            "health": asdict(self.health),
         }
         return Checkpoint(self.step, tensors, plain)
 
-    @torch.no_grad()
-    def restore(self, checkpoint: Checkpoint) -> None:
-        """Take over everything from a checkpoint of the same recipe and data.
+    def is_finite(self) -> bool:
+        """Whether no tensor of the run, here, holds NaN or infinity."""
+        tensors = [t for named in self.checkpoint().tensors.values() for t in named.values() if t.is_floating_point()]
+        device = next(self.model.parameters()).device
+        return bool(torch.stack([t.isfinite().all().to(device) for t in tensors]).all())
 
-        Raises:
-            UserError: the data have changed since it was written.
-        """
-        if checkpoint.state["data"] != self.data:
-            raise UserError(
-                "the training images, their classes or their number have changed since this run began: bring them back, "
-                "or begin a new run from this one's model with --init"
-            )
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Take over everything from a checkpoint of the same recipe and data."""
+        self.restore_tensors(checkpoint)
+        self.step = checkpoint.step
+        self.seconds = checkpoint.state["seconds"]
+        self.evaluated = checkpoint.state["evaluated"]
+        best = checkpoint.state["best"]
+        self.best = Best(**best) if best else None
+        self.window = Window(**checkpoint.state["window"])
+        self.health = Health(**checkpoint.state["health"])
+
+    @torch.no_grad()
+    def restore_tensors(self, checkpoint: Checkpoint) -> None:
+        """Take over the weights, the optimisers' tensors and the average; the step stays."""
         self.model.load_state_dict(checkpoint.tensors["model"])
         self.optimisers.load_state(checkpoint.tensors["optimizer"])
         if self.ema is not None:
             for name, tensor in checkpoint.tensors["ema"].items():
                 self.ema.tensors[name].copy_(tensor)
-        self.step = checkpoint.step
-        self.seconds = checkpoint.state["seconds"]
-        best = checkpoint.state["best"]
-        self.best = Best(**best) if best else None
-        self.window = Window(**checkpoint.state["window"])

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from vitrail.data.augment import Augment, augment_batch
@@ -33,6 +34,8 @@ class StepResult:
     correct: Tensor
     gradient_norm: Tensor | None
     lr: float
+    finite: Tensor
+    """Whether the loss and the gradients of all processes are finite (bool); if not, the step has moved no weight."""
 
 
 @dataclass
@@ -56,6 +59,11 @@ class TrainStep:
     resolutions: Resolutions | None = None
     """The image size and patch size of each step, as the loader has them; None for the model's own throughout."""
 
+    def __post_init__(self) -> None:
+        norms = [module for module in self.model.modules() if isinstance(module, _BatchNorm)]
+        self.statistics = [buffer for norm in norms for buffer in norm.buffers()]
+        """What a forward pass changes by itself."""
+
     def __call__(self, step: int, batch: Batch) -> StepResult:
         self.model.train()
         rng = seed_step(self.recipe.seed, step, self.devices)
@@ -63,13 +71,17 @@ class TrainStep:
         lr = self.optimisers.set_learning_rate(self._factor(step))
         own = step_of(self.model.config)
         patch_size = own if self.resolutions is None else self.resolutions.at(step)[1]
+        before = [buffer.clone() for buffer in self.statistics]
         loss, correct = self._backward(groups, targets, patch_size)
         norm = self._clip()
-        self.optimisers.step()
+        finite = self._finite(loss, norm)
+        self.optimisers.step(finite)
+        for buffer, kept in zip(self.statistics, before, strict=True):
+            buffer.copy_(torch.where(finite, buffer, kept))
         self.optimisers.zero_grad()
         if self.ema is not None:
             self.ema.update(self.model, step)
-        return StepResult(loss, correct, norm, lr)
+        return StepResult(loss, correct, norm, lr, finite)
 
     def _factor(self, step: int) -> float:
         schedule = self.recipe.schedule
@@ -142,6 +154,12 @@ class TrainStep:
     def _clip(self) -> Tensor | None:
         limit = self.recipe.optimizer.clip
         return nn.utils.clip_grad_norm_(self.model.parameters(), limit) if limit else None
+
+    def _finite(self, loss: Tensor, norm: Tensor | None) -> Tensor:
+        """Whether this step may move the weights; the same in every process, as gradients and this loss are shared."""
+        if norm is None:
+            norm = nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
+        return torch.isfinite(self.devices.mean(loss) + norm)
 
 
 def seed_step(seed: int, step: int, devices: Devices) -> np.random.Generator:

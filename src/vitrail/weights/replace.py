@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+_STAGING = re.compile(r"\..+\.writing-")
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # Linux, renameat2(2)
 
 
@@ -16,8 +18,8 @@ _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # Linux, renameat2(2)
 def folder(target: Path, *, keep_others: bool = False) -> Iterator[Path]:
     """A staging folder beside ``target`` that takes its place when the block ends well, and vanishes when it does not.
 
-    Everything is synced to disk before the swap. With ``keep_others``, files of the old folder that the new one lacks
-    are moved into it.
+    Everything is synced to disk before the swap. With ``keep_others``, the new folder also gets those files of the old one
+    that it lacks.
     """
     target = target.resolve()  # a link is followed, not replaced
     recover(target)
@@ -27,15 +29,14 @@ def folder(target: Path, *, keep_others: bool = False) -> Iterator[Path]:
     try:
         staging.chmod(0o777 & ~_umask())
         yield staging
+        if keep_others and target.is_dir():
+            _carry(target, staging)
         for path in [*staging.rglob("*"), staging]:
-            _sync(path)
+            if not path.is_symlink():
+                sync(path)
         old = _swap(staging, target)
-        swapped = True  # what has the staging folder's name may now be the old one, with files of others in it
-        _sync(target.parent)
-        if old is not None and keep_others:
-            for path in old.iterdir():
-                if not (target / path.name).exists():
-                    path.replace(target / path.name)
+        swapped = True
+        sync(target.parent)
         if old is not None:
             shutil.rmtree(old, ignore_errors=True)
     finally:
@@ -53,17 +54,48 @@ def file(target: Path) -> Iterator[Path]:
     try:
         staging.chmod(0o666 & ~_umask())
         yield staging
-        _sync(staging)
+        sync(staging)
         staging.replace(target)
-        _sync(target.parent)
+        sync(target.parent)
     finally:
         staging.unlink(missing_ok=True)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what writing that was killed has left in ``folder``; nobody else may be writing there now."""
+    if folder.is_dir():
+        for path in folder.iterdir():
+            if _STAGING.match(path.name):
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
 
 
 def recover(target: Path) -> None:
     """Put a folder back that a crash left under its second name, where two renames had to do the work of one."""
     if not target.exists() and _previous(target).exists():
         _previous(target).rename(target)
+
+
+def _carry(old: Path, staging: Path) -> None:
+    """Give ``staging`` what it lacks of ``old``, before the swap, so that no crash can lose it."""
+    for path in old.iterdir():
+        copy = staging / path.name
+        if copy.exists() or copy.is_symlink():
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.copytree(path, copy, symlinks=True, copy_function=_link)
+        else:
+            _link(path, copy)
+
+
+def _link(path: str | Path, copy: str | Path) -> None:
+    """A second name for a file, or a copy where the file system has no such thing."""
+    try:
+        os.link(path, copy, follow_symlinks=False)
+    except OSError:
+        shutil.copy2(path, copy, follow_symlinks=False)
 
 
 def _swap(staging: Path, target: Path) -> Path | None:
@@ -95,7 +127,7 @@ def _previous(target: Path) -> Path:
     return target.with_name(f".{target.name}.previous")
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Flush a file or a folder to disk."""
     if sys.platform == "win32" and path.is_dir():  # Windows opens no folders
         return

@@ -1,0 +1,62 @@
+"""What ends a run from outside, told in a line: a full disk, another process that is gone."""
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch.distributed as dist
+
+from vitrail.errors import Failure
+from vitrail.training import checkpoint
+from vitrail.training.device import Devices
+from vitrail.training.interrupt import StopRequest, not_for_ever
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_LOST_PEER = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer", "Broken pipe", "process group")
+
+
+@contextmanager
+def explained(folder: Path, place: Devices, stop: StopRequest) -> Iterator[None]:
+    """Within the context of a run in ``folder``, what its machine does to it is a Failure that says how to go on."""
+    try:
+        if place.world == 1:
+            yield
+            return
+        with not_for_ever(
+            lambda: stop.settled,
+            lambda: (
+                f"[process {place.rank}] stopped without saving, as another process does not answer; {_way_out(folder)}"
+            ),
+        ):
+            try:
+                yield
+            finally:
+                stop.settled = True
+    except Exception as error:
+        if is_full(error):
+            where = getattr(error, "filename", None) or folder
+            raise Failure(f"no space left to write {where}: make room; {_way_out(folder)}") from error
+        if place.world > 1 and _lost_peer(error):
+            raise Failure(f"another process of this run has ended or does not answer; {_way_out(folder)}") from error
+        raise
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether an error says that a disk, or a quota, is full; those of libraries say it in their text alone."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in _FULL
+    text = str(error).lower()
+    return any(f"os error {number})" in text or f"errno {number}]" in text for number in _FULL)
+
+
+def _lost_peer(error: BaseException) -> bool:
+    if isinstance(error, dist.DistError):
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _LOST_PEER)
+
+
+def _way_out(folder: Path) -> str:
+    saved = checkpoint.steps(folder / "checkpoints")
+    what = f"the state of step {saved[-1]} is whole" if saved else "no checkpoint was written yet"
+    return f"{what}: go on with vitrail train --resume --out {folder}"

@@ -1,0 +1,222 @@
+"""A run goes on only as what it was: alone in its folder, with its recipe, from a whole checkpoint; a full disk loses nothing."""
+
+import errno
+import multiprocessing
+import os
+import shutil
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors import SafetensorError
+from test_train import assert_same_run, last_checkpoint, metrics, quick
+
+import vitrail
+from stopping import stopping_at
+from vitrail.errors import Failure, UserError
+from vitrail.training import checkpoint
+from vitrail.training.alone import alone
+from vitrail.training.checkpoint import Checkpoint
+from vitrail.training.device import Devices
+from vitrail.training.explain import is_full
+from vitrail.training.interrupt import Stopped
+from vitrail.training.loop import Loop
+from vitrail.training.saver import Saver
+
+HERE = Devices(0, 1, torch.device("cpu"))
+
+
+@pytest.fixture
+def stopped(image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run that was stopped at step 6 of 12."""
+    with monkeypatch.context() as patches:
+        patches.setattr(Loop, "_next", stopping_at(6, Loop._next))
+        with pytest.raises(Stopped):
+            vitrail.train(quick(), image_folder, out=tmp_path / "run", quiet=True)
+    return tmp_path / "run"
+
+
+def edit_recipe(run: Path, **changes: Any) -> None:
+    values = yaml.safe_load((run / "recipe.yaml").read_text())
+    for path, value in changes.items():
+        group, _, key = path.rpartition("__")
+        (values[group] if group else values)[key] = value
+    (run / "recipe.yaml").write_text(yaml.safe_dump(values))
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"optimizer__lr": 0.1}, "optimizer.lr is 0.1, and the run was trained with 0.005"),
+        ({"seed": 7}, "seed is 7, and the run was trained with 0"),
+        ({"steps": 20}, "steps is 20"),
+        ({"model__depth": 3}, "model.depth is 3|holds|depth"),
+    ],
+)
+def test_a_recipe_edited_in_the_run_is_refused_by_its_key(stopped: Path, changes: dict[str, Any], key: str) -> None:
+    edit_recipe(stopped, **changes)
+    with pytest.raises(UserError, match=key):
+        vitrail.train(out=stopped, resume=True, quiet=True)
+    assert last_checkpoint(stopped).name == "step-00000006"
+
+
+def test_a_harmless_change_of_the_recipe_is_noted_and_kept(
+    stopped: Path, image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    edit_recipe(stopped, checkpoint__keep=1, guard__most_skipped=9)
+    vitrail.train(out=stopped, resume=True, changes={"checkpoint.every": 2})
+    told = capsys.readouterr().err
+    for line in ("checkpoint.keep is 1 from here on, and was 2", "checkpoint.every is 2", "guard.most_skipped is 9"):
+        assert line in told
+    assert yaml.safe_load((stopped / "recipe.yaml").read_text())["checkpoint"] == {"every": 2, "keep": 1}
+    vitrail.train(quick(), image_folder, out=tmp_path / "whole", quiet=True)
+    assert_same_run(tmp_path / "whole", stopped)
+
+
+def test_where_no_checkpoint_is_whole_the_run_says_so_and_keeps_them(stopped: Path) -> None:
+    for folder in (stopped / "checkpoints").iterdir():
+        (folder / "model.safetensors").write_bytes(b"x")
+    before = sorted((stopped / "checkpoints").iterdir())
+    with pytest.raises(
+        UserError, match=r"none of the 2 checkpoints .* is whole; the newest: .*step-00000006 is damaged"
+    ):
+        vitrail.train(out=stopped, resume=True, quiet=True)
+    assert sorted((stopped / "checkpoints").iterdir()) == before
+
+
+def test_a_damaged_checkpoint_is_set_aside_and_written_anew(
+    stopped: Path, image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = last_checkpoint(stopped) / "state.json"
+    file.write_bytes(file.read_bytes()[:-1])  # only its last line's end
+    vitrail.train(out=stopped, resume=True)
+    assert "step-00000006 is damaged (state.json has changed since it was written)" in capsys.readouterr().err
+    assert (stopped / "checkpoints" / "damaged-step-00000006").is_dir()
+    vitrail.train(quick(), image_folder, out=tmp_path / "whole", quiet=True)
+    assert metrics(tmp_path / "whole") == metrics(stopped)
+
+
+def test_torchrun_restarts_a_run_where_it_was(
+    stopped: Path, image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "2")
+    with pytest.raises(UserError, match="--max-restarts needs --out RUN"):
+        vitrail.train(quick(), image_folder, quiet=True)
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")  # the same command, without --resume
+    vitrail.train(quick(), image_folder, out=stopped, quiet=True)
+    monkeypatch.undo()
+    vitrail.train(quick(), image_folder, out=tmp_path / "whole", quiet=True)
+    assert_same_run(tmp_path / "whole", stopped)
+
+
+def hold(folder: Path, ready: Any, release: Any) -> None:
+    with alone(folder, HERE):
+        ready.set()
+        release.wait(60)
+
+
+def test_a_second_process_is_refused_and_a_killed_one_stands_in_nobodys_way(
+    stopped: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vitrail.training.alone._PATIENCE", 0.2)
+    context = multiprocessing.get_context("spawn")
+    ready, release = context.Event(), context.Event()
+    holder = context.Process(target=hold, args=(stopped, ready, release))
+    holder.start()
+    assert ready.wait(60)
+    with pytest.raises(UserError, match=f"is being trained by process {holder.pid} on .*: wait for it"):
+        vitrail.train(out=stopped, resume=True, quiet=True)
+    assert holder.pid is not None
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.join()
+    for name in (".step-00000007.writing-x", ".model.writing-x"):
+        (stopped / "checkpoints" / name).mkdir()
+    (stopped / ".metrics.jsonl.writing-y").write_text("x")
+    vitrail.train(out=stopped, resume=True, quiet=True)
+    assert not [path for path in stopped.rglob("*") if "writing" in path.name]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+    ],
+)
+def test_a_full_disk_is_one_clear_error_and_leaves_what_was_whole(
+    image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    assert is_full(error)
+    good = checkpoint.save_file
+
+    def save_file(tensors: Any, path: Path) -> None:
+        if "step-00000008" in str(path) and path.name == "optimizer.safetensors":
+            path.write_bytes(b"half")
+            raise error
+        good(tensors, path)
+
+    with monkeypatch.context() as patches:
+        patches.setattr(checkpoint, "save_file", save_file)
+        with pytest.raises(
+            Failure, match=r"no space left to write .*: make room; the state of step 4 is whole: go on with"
+        ):
+            vitrail.train(quick(), image_folder, out=tmp_path / "run", quiet=True)
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000004"]
+    vitrail.train(out=tmp_path / "run", resume=True, quiet=True)
+    vitrail.train(quick(), image_folder, out=tmp_path / "whole", quiet=True)
+    assert_same_run(tmp_path / "whole", tmp_path / "run")
+
+
+def test_a_checkpoint_is_written_from_a_copy_while_the_weights_move_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_write, good = threading.Event(), checkpoint.save_file
+
+    def late(tensors: Any, path: Path) -> None:
+        may_write.wait(30)
+        good(tensors, path)
+
+    monkeypatch.setattr(checkpoint, "save_file", late)
+    weights = torch.randn(50, 50)
+    then = weights.clone()
+    saver = Saver(tmp_path, keep=2)
+    started = time.monotonic()
+    saver.save(Checkpoint(1, {"model": {"w": weights}}, {}), best=None)
+    assert time.monotonic() - started < 5
+    weights += 1  # the next step
+    may_write.set()
+    saver.wait()
+    found, _ = checkpoint.newest_valid(tmp_path)
+    assert found is not None
+    assert torch.equal(found.tensors["model"]["w"], then)
+
+
+def test_the_checkpoint_of_the_best_model_is_kept_besides_the_newest(tmp_path: Path) -> None:
+    for step in range(1, 9):
+        checkpoint.save(tmp_path, Checkpoint(step, {"model": {"w": torch.randn(3)}}, {}), keep=3, best=2)
+    assert checkpoint.steps(tmp_path) == [2, 6, 7, 8]
+    checkpoint.save(tmp_path, Checkpoint(9, {"model": {"w": torch.randn(3)}}, {}), keep=3, best=9)
+    assert checkpoint.steps(tmp_path) == [7, 8, 9]
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "state.json", "model.safetensors"])
+def test_every_byte_of_a_checkpoint_is_vouched_for(tmp_path: Path, name: str) -> None:
+    path = checkpoint.save(tmp_path / "whole", Checkpoint(1, {"model": {"w": torch.randn(3)}}, {"a": 1}), keep=1)
+    data = (path / name).read_bytes()
+    for offset in range(len(data)):
+        copy = tmp_path / "copy"
+        shutil.rmtree(copy, ignore_errors=True)
+        shutil.copytree(path.parent, copy)
+        damaged = bytearray(data)
+        damaged[offset] ^= 1 << (offset % 8)
+        (copy / path.name / name).write_bytes(damaged if offset % 2 else data[:offset])
+        found, told = checkpoint.newest_valid(copy)
+        assert found is None, (offset, data[offset])
+        assert len(told) == 1
+        assert path.name in told[0]
