@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from vitrail.data.preprocess import on_device
 from vitrail.data.randomness import uniforms
 from vitrail.errors import UserError, did_you_mean
 
@@ -165,7 +166,7 @@ def _warp(images: torch.Tensor, matrices: np.ndarray) -> torch.Tensor:
 
 
 def _flip(images: torch.Tensor, flipped: np.ndarray) -> torch.Tensor:
-    chosen = torch.from_numpy(np.flatnonzero(flipped)).to(images.device)
+    chosen = torch.from_numpy(np.flatnonzero(flipped)).to(images.device, non_blocking=True)
     return images.index_copy(0, chosen, images[chosen].flip(-1))
 
 
@@ -175,7 +176,7 @@ def _jitter(images: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
     With grey g(x) = w . x, the three are x' = b x, x'' = c x' + (1 - c) mean g(x'), and s x'' + (1 - s) g(x''). All
     are linear, so together they are one matrix and one offset an image.
     """
-    weights = torch.tensor(GREY if images.shape[1] == 3 else (1.0,), device=images.device)
+    weights = on_device(GREY if images.shape[1] == 3 else (1.0,), images.device).flatten()
     brightness, contrast, saturation = factors[:, :, None, None].unbind(1)  # each (B, 1, 1)
     mean = (images.mean(dim=(-2, -1)) @ weights)[:, None, None]
     colours = saturation * torch.eye(len(weights), device=images.device) + (1 - saturation) * weights

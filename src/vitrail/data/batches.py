@@ -8,21 +8,23 @@ Shapes: b batch on this rank, C channels, h w height and width.
 """
 
 import functools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from vitrail.data.augment import Augment
-from vitrail.data.decode import ImageError
 from vitrail.data.groups import by_size
 from vitrail.data.policies import apply_policy, train_view
 from vitrail.data.preprocess import Preprocess
+from vitrail.data.processes import load_in_processes
 from vitrail.data.randomness import order
 from vitrail.data.resolutions import Resolutions, Size
 from vitrail.data.samples import Samples
+from vitrail.data.watch import at
 from vitrail.errors import UserError
 
 
@@ -60,6 +62,7 @@ class TrainBatches(Dataset[Batch]):
     Raises:
         UserError: the batch size cannot be shared out equally, or there is nothing to train on.
         ImageError: while iterating, an image cannot be read or decoded.
+        Failure: while iterating, a loading process was killed, or hangs.
     """
 
     samples: Samples
@@ -78,6 +81,8 @@ class TrainBatches(Dataset[Batch]):
     pin_memory: bool = False
     resolutions: Resolutions | None = None
     """The image size and patch size of each step; None for the contract's own size throughout."""
+    stop: Callable[[], bool] | None = None
+    """As for ``load_in_order``: when it says so, the stream ends. It stays in this process."""
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.batch_size % self.world:
@@ -91,7 +96,7 @@ class TrainBatches(Dataset[Batch]):
     def __iter__(self) -> Iterator[Batch]:
         # a gather from the cache is faster than the way through a worker
         workers = 0 if self.cached is not None and not self.augment.per_image else self.workers
-        return load_in_order(self, _Steps(self.start_step), workers, self.pin_memory)
+        return load_in_order(replace(self, stop=None), _Steps(self.start_step), workers, self.pin_memory, self.stop)
 
     def __getitem__(self, step: int) -> Batch:
         """This rank's batch of global step ``step``."""
@@ -123,6 +128,7 @@ class TrainBatches(Dataset[Batch]):
         return epochs, indices
 
     def _view(self, contract: Preprocess, cached: torch.Tensor | None, epoch: int, index: int) -> torch.Tensor:
+        at(index)
         if cached is not None and self.augment.crop == "none":
             return apply_policy(cached[index], self.augment, seed=self.seed, epoch=epoch, index=index)
         data, name = self.samples.encoded(index), self.samples.names[index]
@@ -162,21 +168,25 @@ def eval_batches(
     workers: int = 0,
     cached: torch.Tensor | None = None,
     pin_memory: bool = False,
+    stop: Callable[[], bool] | None = None,
 ) -> Iterator[Batch]:
     """Every sample once across the ranks, in order, the last batch as short as it comes.
 
     Args:
-        cached: all images by `cache.load_all`, uint8 (n, C, h, w).
+        cached: all images by `cache.check_images`, uint8 (n, C, h, w).
+        stop: as for ``load_in_order``.
 
     Raises:
         ImageError: an image cannot be read or decoded.
+        Failure: a loading process was killed, or hangs.
     """
     batches = EvalBatches(samples, preprocess, batch_size, rank, world, cached)
-    return load_in_order(batches, range(len(batches)), 0 if cached is not None else workers, pin_memory)
+    return load_in_order(batches, range(len(batches)), 0 if cached is not None else workers, pin_memory, stop)
 
 
 def load_image(samples: Samples, preprocess: Preprocess, index: int) -> torch.Tensor:
     """Sample ``index`` as evaluation sees it, uint8 (C, h, w). Raises ImageError."""
+    at(index)
     return preprocess.load(samples.encoded(index), samples.names[index])
 
 
@@ -209,37 +219,58 @@ def _batch(
 _order = functools.lru_cache(maxsize=4)(order)  # a batch rarely spans more than two epochs
 
 
+class Source(Protocol):
+    """What batches are loaded from: for each number a batch, made of samples."""
+
+    @property
+    def samples(self) -> Samples: ...
+
+    def __getitem__(self, number: int, /) -> Batch: ...
+
+
 def load_in_order(
-    batches: Dataset[Batch], numbers: Iterable[int], workers: int, pin_memory: bool = False
+    batches: Source,
+    numbers: Iterable[int],
+    workers: int,
+    pin_memory: bool = False,
+    stop: Callable[[], bool] | None = None,
 ) -> Iterator[Batch]:
     """``batches[number]`` for each number, in order, prepared by ``workers`` processes (0: here).
 
+    The processes are watched: one that is killed, or makes no progress for 25 seconds, ends the iteration, and none is
+    left behind. Here, without processes, a read that never returns cannot be noticed, nor a decoder that crashes.
+
+    Args:
+        batches: it can be pickled.
+        numbers: may be without end.
+        pin_memory: give batches in page-locked memory.
+        stop: asked while a batch is not ready, several times a second with processes, else before it is made; when it
+            says so, the iteration ends. Processes that die from the same signal are then no error.
+
     Raises:
         ImageError: as it was raised in the worker.
+        Failure: a worker was killed or hangs; the message names its image and a way out.
     """
-    loader: Iterable[Batch | ImageError] = map(_Guarded(batches).__getitem__, numbers)
-    if workers > 0:
-        loader = DataLoader(
-            _Guarded(batches),
-            batch_size=None,  # an item is a whole batch
-            sampler=numbers,
-            num_workers=workers,
-            generator=torch.Generator(),  # or the loader draws from the global one, which workers=0 would not
-        )
-    for batch in loader:
-        if isinstance(batch, ImageError):
-            raise batch
-        yield batch.pin_memory() if pin_memory else batch
+    if workers < 1:
+        for number in numbers:
+            if stop is not None and stop():
+                return
+            batch = batches[number]
+            yield batch.pin_memory() if pin_memory else batch
+        return
+    name = batches.samples.names.__getitem__
+    for targets, epochs, indices, *groups in load_in_processes(
+        _Tensors(batches), numbers, workers, name, pin_memory=pin_memory, stop=stop
+    ):
+        yield Batch(tuple(groups), targets, epochs, indices)
 
 
 @dataclass(frozen=True, eq=False)
-class _Guarded(Dataset["Batch | ImageError"]):
-    """Hands an ImageError over as a value: torch's loader would bury its one line in a worker's traceback."""
+class _Tensors:
+    """The tensors of a batch."""
 
-    batches: Dataset[Batch]
+    batches: Source
 
-    def __getitem__(self, number: int) -> Batch | ImageError:
-        try:
-            return self.batches[number]
-        except ImageError as error:
-            return ImageError(str(error))
+    def __call__(self, number: int) -> list[torch.Tensor]:
+        batch = self.batches[number]
+        return [batch.targets, batch.epochs, batch.indices, *batch.groups]

@@ -23,10 +23,13 @@ class Memory:
 
     room: int = 256 << 20
     images: dict[tuple[Hashable, ...], torch.Tensor] = field(default_factory=dict)
+    digests: dict[tuple[Hashable, ...], int] = field(default_factory=dict)
+    """What the images were decoded from: see ``Samples.digest``."""
 
-    def keep(self, key: tuple[Hashable, ...], image: torch.Tensor) -> None:
+    def keep(self, key: tuple[Hashable, ...], image: torch.Tensor, digest: int) -> None:
         """Keep an image, if there is room for it."""
         if key not in self.images and image.nbytes <= self.room:
+            self.digests[key] = digest
             self.images[key] = image
             self.room -= image.nbytes
 
@@ -50,6 +53,8 @@ class Checked:
     have different sizes."""
     bad: tuple[BadImage, ...]
     """What was left out, by index into the samples given."""
+    digests: np.ndarray | None = None
+    """Of each sample, (n,) uint64: see ``Samples.digest``; 0 where it has not been looked at."""
 
 
 def cache_bytes(n: int, preprocess: Preprocess) -> int:
@@ -88,16 +93,22 @@ def check_images(
     if at_most is not None and at_most < n and not keep:
         chosen = np.linspace(0, n - 1, at_most).astype(np.int64).tolist()
     images = torch.empty((n, preprocess.channels, *preprocess.image_size), dtype=torch.uint8) if keep else None
+    digests = np.zeros(n, dtype=np.uint64)
 
     def look(index: int) -> BadImage | None:
         key = preprocess, memory[1] if memory else None, samples.place(index)
         known = memory[0].images.get(key) if memory and images is not None else None
         try:
-            image = preprocess.load(samples.encoded(index), samples.names[index]) if known is None else known
+            if memory and known is not None:
+                image, digest = known, memory[0].digests[key]
+            else:
+                data = samples.encoded(index)
+                image, digest = preprocess.load(data, samples.names[index]), samples.digest(index, data)
+            digests[index] = digest
             if images is not None:
                 images[index] = image
                 if memory:
-                    memory[0].keep(key, image)
+                    memory[0].keep(key, image, digest)
         except ImageError as error:
             return BadImage(index, str(error))
         return None
@@ -110,7 +121,7 @@ def check_images(
             progress(done, len(chosen))
     bad = tuple(found)
     if not bad:
-        return Checked(samples, images, ())
+        return Checked(samples, images, (), digests)
     if not skip_bad:
         raise UserError(f"{_describe(bad, len(chosen))}. Mend or remove them, or leave them out with --skip-bad")
     good = np.setdiff1d(np.arange(n), [image.index for image in bad])
@@ -120,7 +131,7 @@ def check_images(
     if samples.targets is not None and kept.targets is not None:
         for lost in np.setdiff1d(samples.targets, kept.targets)[:1]:
             raise UserError(f"{_describe(bad, len(chosen))}: no image of class {samples.labels[lost]!r} is left")
-    return Checked(kept, None if images is None else images[torch.from_numpy(good)], bad)
+    return Checked(kept, None if images is None else images[torch.from_numpy(good)], bad, digests[good])
 
 
 def _describe(bad: tuple[BadImage, ...], n: int) -> str:

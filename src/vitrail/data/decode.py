@@ -11,9 +11,9 @@ import io
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from PIL import (  # the plug-ins are named so that Pillow does not import all others at the first WebP or TIFF
     BmpImagePlugin,
     GifImagePlugin,
@@ -26,6 +26,9 @@ from PIL import (  # the plug-ins are named so that Pillow does not import all o
 )
 
 from vitrail.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
 
 # Pillow warns of odd metadata, which we do not use. Filters are global, and changing them for each image would not be
 # safe in threads.
@@ -79,8 +82,15 @@ class OpenedImage:
         width, height = self.image.size
         return (width, height) if self.orientation >= 5 else (height, width)
 
-    def pixels(self, channels: int = 3, at_least: tuple[int, int] | None = None) -> torch.Tensor:
-        """The upright image, uint8 (channels, H, W). Can be called once.
+    def pixels(self, channels: int = 3, at_least: tuple[int, int] | None = None) -> "torch.Tensor":
+        """The upright image, uint8 (channels, H, W); arguments and errors are those of `array`. Can be called once."""
+        import torch
+
+        stored = torch.from_numpy(self._stored(channels, at_least)).permute(2, 0, 1)
+        return _upright(stored, self.orientation)
+
+    def array(self, channels: int = 3, at_least: tuple[int, int] | None = None) -> np.ndarray:
+        """The upright image, uint8 (H, W, channels), without torch. Can be called once.
 
         Args:
             channels: 3 for RGB, 1 for luminance.
@@ -90,6 +100,10 @@ class OpenedImage:
         Raises:
             ImageError: the data are damaged or end early, or the image is of a kind that has no 8-bit meaning.
         """
+        return _upright_array(self._stored(channels, at_least), self.orientation)
+
+    def _stored(self, channels: int, at_least: tuple[int, int] | None) -> np.ndarray:
+        """The pixels as the file has them, (H, W, channels)."""
         try:
             reduction = self._reduction(at_least)
             pixels = self._by_simplejpeg(channels, reduction)
@@ -102,7 +116,7 @@ class OpenedImage:
             raise
         except Exception as error:  # Pillow's parsers raise nearly every built-in exception on damaged data
             raise ImageError(f"{self.name}: damaged or incomplete image ({_reason(error)})") from error
-        return _upright(torch.from_numpy(pixels).permute(2, 0, 1), self.orientation)
+        return pixels
 
     def _reduction(self, at_least: tuple[int, int] | None) -> int:
         """By how much a JPEG may be reduced: 1, 2, 4 or 8."""
@@ -168,7 +182,7 @@ def decode(
     channels: int = 3,
     at_least: tuple[int, int] | None = None,
     max_pixels: int = MAX_PIXELS,
-) -> torch.Tensor:
+) -> "torch.Tensor":
     """Decode an image to uint8 (channels, H, W), upright. Arguments and errors are those of the two steps above."""
     return open_image(data, name, max_pixels=max_pixels).pixels(channels, at_least)
 
@@ -187,12 +201,22 @@ def _orientation(image: Image.Image) -> int:
     return value if value in range(1, 9) else 1
 
 
-def _upright(image: torch.Tensor, orientation: int) -> torch.Tensor:
+_MIRRORED = {2: (2,), 3: (1, 2), 4: (1,), 6: (2,), 7: (1, 2), 8: (1,)}  # by orientation: of (C, H, W)
+
+
+def _upright(image: "torch.Tensor", orientation: int) -> "torch.Tensor":
     """(C, H, W) as stored -> as seen, by EXIF's orientation: 5 to 8 swap rows and columns, then some are mirrored."""
     if orientation >= 5:
         image = image.transpose(1, 2)
-    mirrored = {2: [2], 3: [1, 2], 4: [1], 6: [2], 7: [1, 2], 8: [1]}.get(orientation)
+    mirrored = _MIRRORED.get(orientation)
     return image.flip(mirrored) if mirrored else image
+
+
+def _upright_array(image: np.ndarray, orientation: int) -> np.ndarray:
+    """The same of (H, W, C): a view."""
+    if orientation >= 5:
+        image = image.swapaxes(0, 1)
+    return np.flip(image, tuple(axis - 1 for axis in _MIRRORED.get(orientation, ())))
 
 
 def _to_array(image: Image.Image, name: str, channels: int) -> np.ndarray:

@@ -5,17 +5,21 @@ Importing this does not import torch, so that a contract can be read and shown a
 Shapes: B batch, C channels, H W height and width.
 """
 
+import functools
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
 
+from vitrail.data.aspect import grid_of
 from vitrail.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
-    from vitrail.data.resize import Box
+    from vitrail.data.decode import OpenedImage
+    from vitrail.data.resample import Box
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -131,7 +135,7 @@ class Preprocess:
         """
         if self.patch_size is None:
             return self.image_size
-        rows, columns = _grid(size, self.image_size[0] * self.image_size[1] // self.patch_size**2)
+        rows, columns = grid_of(size, self.image_size[0] * self.image_size[1] // self.patch_size**2)
         return rows * self.patch_size, columns * self.patch_size
 
     def load(self, data: bytes, name: str = "image") -> "torch.Tensor":
@@ -142,13 +146,23 @@ class Preprocess:
         Raises:
             ImageError: see `decode.open_image` and `decode.OpenedImage.pixels`.
         """
-        from vitrail.data.decode import open_image
-        from vitrail.data.resize import picture_in
+        from vitrail.data.resample import picture_in
 
-        opened = open_image(data, name)
-        size, wanted = self._resized(opened.size), self.size_of(opened.size)
-        image = opened.pixels(self.channels, at_least=(_DECODED * size[0], _DECODED * size[1]))
-        return self._fit(image, size, wanted, picture_in(opened, image))
+        opened, size, wanted, enough = self._opened(data, name)
+        image = opened.pixels(self.channels, at_least=enough)
+        return self._fit(image, size, wanted, picture_in(opened, (image.shape[-2], image.shape[-1])))
+
+    def load_array(self, data: bytes, name: str = "image") -> "np.ndarray":
+        """The same pixels as `load` gives, to the bit, as an array: nothing here imports torch.
+
+        Raises:
+            ImageError: as `load`.
+        """
+        from vitrail.data.resample import picture_in
+
+        opened, size, wanted, enough = self._opened(data, name)
+        image = opened.array(self.channels, at_least=enough)
+        return self._fit_array(image, size, wanted, picture_in(opened, (image.shape[0], image.shape[1])))
 
     def resize(self, image: "torch.Tensor") -> "torch.Tensor":
         """Resize, then crop or pad: uint8 (C, H, W) -> uint8 (C, h, w)."""
@@ -163,8 +177,7 @@ class Preprocess:
         """
         import torch
 
-        mean = torch.tensor(self.mean, device=images.device)[:, None, None]
-        std = torch.tensor(self.std, device=images.device)[:, None, None]
+        mean, std = (on_device(values, images.device) for values in (self.mean, self.std))
         if images.dtype == torch.uint8:  # in place after the one copy: on a CPU, memory costs more than arithmetic
             return images.float().mul_(1 / (255 * std)).sub_(mean / std)
         return images.float().sub(mean).div(std)
@@ -201,6 +214,16 @@ class Preprocess:
         except (TypeError, ValueError, OverflowError) as error:
             raise UserError(f"preprocess: not a usable contract ({error}): {str(values)[:300]}") from error
 
+    def _opened(
+        self, data: bytes, name: str
+    ) -> "tuple[OpenedImage, tuple[int, int], tuple[int, int], tuple[int, int]]":
+        """The image, the size it is resized to, the size that the model takes, and one that is enough to decode."""
+        from vitrail.data.decode import open_image
+
+        opened = open_image(data, name)
+        size = self._resized(opened.size)
+        return opened, size, self.size_of(opened.size), (_DECODED * size[0], _DECODED * size[1])
+
     def _resized(self, size: tuple[int, int]) -> tuple[int, int]:
         """The (height, width) that an image of ``size`` has after the resize, before the crop or the padding."""
         if self.varies:
@@ -232,10 +255,35 @@ class Preprocess:
             part = resample(image, size, self.interpolation, picture)[:, top : top + rows, left : left + columns]
         if (rows, columns) == wanted:
             return part.contiguous()
-        fill = torch.tensor([round(255 * value) for value in self.mean]).clamp(0, 255).to(torch.uint8)
-        canvas = fill[:, None, None].expand(self.channels, *wanted).contiguous()
+        canvas = torch.tensor(self._border(), dtype=torch.uint8)[:, None, None].repeat(1, *wanted)
         canvas[:, down : down + rows, right : right + columns] = part
         return canvas
+
+    def _fit_array(
+        self, image: "np.ndarray", size: tuple[int, int], wanted: tuple[int, int], picture: "Box | None"
+    ) -> "np.ndarray":
+        """As `_fit`, of an image (H, W, C)."""
+        import numpy as np
+
+        from vitrail.data.resample import resample_array, resample_array_part
+
+        spans = [self._span(own, side) for own, side in zip(size, wanted, strict=True)]
+        (top, down, rows), (left, right, columns) = spans
+        where = (top, left, rows, columns)
+        if size[0] * size[1] > _EXCESS * rows * columns:
+            part = resample_array_part(image, size, where, self.interpolation, picture).transpose(2, 0, 1)
+        else:
+            part = resample_array(image, size, self.interpolation, picture, where)
+        if (rows, columns) == wanted:
+            return np.ascontiguousarray(part)
+        canvas = np.empty((self.channels, *wanted), dtype=np.uint8)
+        canvas[:] = np.array(self._border(), dtype=np.uint8)[:, None, None]
+        canvas[:, down : down + rows, right : right + columns] = part
+        return canvas
+
+    def _border(self) -> list[int]:
+        """The mean as a pixel, one value a channel."""
+        return [min(255, max(0, round(255 * value))) for value in self.mean]
 
     def _span(self, own: int, wanted: int) -> tuple[int, int, int]:
         """One side of the resized image: where the part that is kept begins, where it is laid, and its length."""
@@ -245,21 +293,10 @@ class Preprocess:
         return rest // 2 if self.crop_rounding == "down" else round(rest / 2), 0, wanted
 
 
-def _grid(size: tuple[int, int], most: int) -> tuple[int, int]:
-    """Rows and columns of patches for an image of ``size``: at most so many together, of its aspect ratio as nearly as goes."""
-    height, width = size
+@functools.lru_cache(maxsize=64)
+def on_device(values: tuple[float, ...], device: "torch.device") -> "torch.Tensor":
+    """One value a channel, (C, 1, 1) float32, made once: a copy to a GPU makes the program wait for all that it computes."""
+    import torch
 
-    def beside(exact: float) -> set[int]:
-        return {min(max(1, number), most) for number in (math.floor(exact), math.ceil(exact))}
-
-    heights, widths = beside(math.sqrt(most * height / width)), beside(math.sqrt(most * width / height))
-    # to each number of rows and of columns the other that suits it; where there would be too many, it gives way
-    grids = {(h, min(w, most // h)) for h in heights for w in widths | beside(h * width / height)}
-    grids |= {(min(h, most // w), w) for w in widths for h in heights | beside(w * height / width)}
-
-    def loss(grid: tuple[int, int]) -> tuple[float, int]:
-        h, w = grid
-        # a patch that is missing costs half of what the same share of distortion does
-        return abs(math.log(h * width / (w * height))) + 0.5 * math.log(most / (h * w)), w
-
-    return min(grids, key=loss)
+    with torch.inference_mode(False):  # what is made in inference mode could not be used in training
+        return torch.tensor(values, device=device)[:, None, None]

@@ -2,10 +2,13 @@
 
 import io
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from vitrail.data.samples import UNKNOWN, Stats
+from vitrail.data.sources.files import stats_of
 from vitrail.data.sources.listing import Listing, Part
 from vitrail.data.split import fixed_share
 
@@ -17,11 +20,25 @@ class ArrayReader:
     """Gives images of an array (n, H, W) uint8 as PNG."""
 
     images: np.ndarray
+    file: Path | None = None
+    """Where they were read from, if anywhere."""
 
     def __call__(self, index: int) -> bytes:
         file = io.BytesIO()
         Image.fromarray(self.images[index]).save(file, "PNG", compress_level=0)
         return file.getvalue()
+
+    def content(self, index: int) -> bytes:
+        """The pixels of an image, and their shape."""
+        return repr(self.images[index].shape).encode() + self.images[index].tobytes()
+
+    def stats(self, indices: np.ndarray) -> Stats:
+        """Of the file that they were read from."""
+        if self.file is None:
+            unknown = np.full(len(indices), UNKNOWN, dtype=np.int64)
+            return Stats(unknown, unknown)
+        one = stats_of(self.file.parent, [self.file.name])
+        return Stats(np.repeat(one.sizes, len(indices)), np.repeat(one.modified, len(indices)))
 
 
 def open_digits() -> Listing:

@@ -5,7 +5,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from vitrail.data.decode import SUFFIXES
+from vitrail.data.samples import Stats
+from vitrail.data.sources.files import read_file, stats_of
 from vitrail.data.sources.listing import Listing, Part
 from vitrail.data.split import split_of
 from vitrail.errors import UserError
@@ -24,7 +28,11 @@ class FileReader:
     names: Sequence[str]
 
     def __call__(self, index: int) -> bytes:
-        return (self.root / self.names[index]).read_bytes()
+        return read_file(self.root / self.names[index])
+
+    def stats(self, indices: np.ndarray) -> Stats:
+        """Size and time of change of each file."""
+        return stats_of(self.root, [self.names[i] for i in indices])
 
 
 def open_folder(root: Path) -> Listing:
@@ -33,7 +41,7 @@ def open_folder(root: Path) -> Listing:
     Images that lie in no class folder are listed without labels if there are no class folders beside them.
 
     Raises:
-        UserError: no images, or two folders for one split.
+        UserError: no images, a folder that cannot be read, or two folders for one split.
     """
     splits = split_folders(root)
     if not splits:
@@ -77,7 +85,10 @@ def _part(root: Path, split: str) -> Part:
 
 def _images(folder: str, seen: frozenset[tuple[int, int]] = frozenset()) -> Iterator[str]:
     """Paths of all image files below a folder. Links are followed, but not in circles."""
-    status = os.stat(folder)
+    try:
+        status = os.stat(folder)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be read ({error.strerror})") from error
     identity = (status.st_dev, status.st_ino)
     if identity in seen:
         return
@@ -94,5 +105,8 @@ def _is_image(entry: os.DirEntry[str]) -> bool:
 
 def _entries(folder: str | Path) -> list[os.DirEntry[str]]:
     """What a folder holds, by name, without hidden files."""
-    with os.scandir(folder) as entries:
-        return sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
+    try:
+        with os.scandir(folder) as entries:
+            return sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be read ({error.strerror})") from error

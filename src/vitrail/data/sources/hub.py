@@ -1,10 +1,14 @@
 """hf:NAME[:CONFIG][@REVISION], a data set of the Hugging Face hub or a folder in its layout, through `datasets`."""
 
+import os
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from vitrail.data.samples import UNKNOWN, Stats
+from vitrail.data.sources.files import read_file
 from vitrail.data.sources.labels import class_names, label_column
 from vitrail.data.sources.listing import Listing, Part
 from vitrail.data.split import split_of
@@ -19,10 +23,26 @@ class RowReader:
     column: str
 
     def __call__(self, index: int) -> bytes:
-        value = self.rows[index][self.column]
-        if value["bytes"] is not None:
+        try:
+            value = self.rows[index][self.column] or {}
+        except Exception as error:  # the library raises errors of its own and of Arrow
+            raise OSError(f"row {index} cannot be read: {error}") from error
+        if value.get("bytes") is not None:
             return value["bytes"]
-        return Path(value["path"]).read_bytes()
+        if value.get("path"):
+            return read_file(value["path"])
+        raise OSError("the row holds no image")
+
+    def stats(self, indices: np.ndarray) -> Stats:
+        """The size of the library's own files together; it writes them anew on each machine, so no time."""
+        size = 0
+        for file in self.rows.cache_files:
+            try:
+                size += os.stat(file["filename"]).st_size
+            except OSError:
+                size = UNKNOWN
+                break
+        return Stats(np.full(len(indices), size, dtype=np.int64), np.full(len(indices), UNKNOWN, dtype=np.int64))
 
 
 def open_hub(name: str) -> Listing:

@@ -82,7 +82,7 @@ def _part(file: Path) -> Part:
         classes = [str(value) for value in values.tolist()]
     match = _NAME.fullmatch(file.name)
     name = match["set"] if match and match["set"] else "images"
-    return Part([f"{name}/{i:05d}" for i in range(len(images))], classes, ArrayReader(images))
+    return Part([f"{name}/{i:05d}" for i in range(len(images))], classes, ArrayReader(images, file))
 
 
 def _labels_beside(images: Path) -> Path | None:

@@ -12,6 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from vitrail.data.samples import Stats
+from vitrail.data.sources.files import open_file, read_file, stats_of
 from vitrail.data.sources.labels import class_names, label_column
 from vitrail.data.sources.listing import Listing, Part
 from vitrail.data.split import split_of_file
@@ -44,13 +46,26 @@ class GroupReader:
     def __call__(self, index: int) -> bytes:
         number = int(np.searchsorted(self.starts, index, side="right")) - 1
         with self._lock:
-            value = self._group(number)[index - int(self.starts[number])].as_py()
+            group = self._group(number)
+            row = index - int(self.starts[number])
+            if row >= len(group):
+                raise OSError(f"{self.groups[number].file} has been replaced: it has fewer rows")
+            value = group[row].as_py()
         content, path = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, None)
         if content is not None:
             return content
         if path:
-            return (self.groups[number].file.parent / path).read_bytes()
+            return read_file(self.groups[number].file.parent / path)
         raise OSError("the row holds no image")
+
+    def stats(self, indices: np.ndarray) -> Stats:
+        """Of the Parquet file that holds each row."""
+        files = list(dict.fromkeys(group.file for group in self.groups))
+        places = {file: place for place, file in enumerate(files)}
+        of_group = np.array([places[group.file] for group in self.groups], dtype=np.int64)
+        of_row = of_group[np.searchsorted(self.starts, indices, side="right") - 1]
+        found = stats_of(Path(), [str(file) for file in files])
+        return Stats(found.sizes[of_row], found.modified[of_row])
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key not in ("_kept", "_lock")}
@@ -71,9 +86,10 @@ class GroupReader:
         while self._kept and sum(self.groups[n].bytes for n in self._kept) + group.bytes > self.memory:
             self._kept.popitem(last=False)
         try:
+            open_file(group.file).close()  # what is no file would be waited for
             with pq.ParquetFile(group.file) as file:
                 self._kept[number] = file.read_row_group(group.number, columns=[self.column]).column(0)
-        except pa.ArrowException as error:
+        except (pa.ArrowException, IndexError) as error:  # IndexError: another file has come in its place
             raise OSError(f"{group.file} is damaged: {error}") from error
         return self._kept[number]
 
@@ -162,7 +178,7 @@ def _part(files: list[Path], root: Path, column: str, label: str | None, names: 
                 _add_groups(file, opened.metadata, column, groups, rows)
                 if label is not None:
                     labels.extend(opened.read(columns=[label]).column(0).to_pylist())
-        except (pa.ArrowException, KeyError, IndexError) as error:
+        except (pa.ArrowException, OSError, KeyError, IndexError) as error:
             raise UserError(f"{file}: it lacks the columns of the first file, or is damaged ({error})") from error
         shown = file.name if file == root else file.relative_to(root).as_posix()
         sample_names.extend(f"{shown}:{row:06d}" for row in range(opened.metadata.num_rows))

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 
 from vitrail.data.decode import SUFFIXES
+from vitrail.data.samples import Stats
+from vitrail.data.sources.files import open_file, stats_of
 from vitrail.data.sources.listing import Listing, Part
 from vitrail.data.split import split_of_file
 from vitrail.errors import UserError
@@ -47,12 +49,17 @@ class ShardReader:
 
     def __call__(self, index: int) -> bytes:
         size = int(self.sizes[index])
-        with open(self.files[self.file_of[index]], "rb", buffering=0) as file:
+        with open_file(self.files[self.file_of[index]]) as file:
             file.seek(int(self.offsets[index]))
             data = file.read(size)
         if len(data) < size:
             raise OSError("the tar file ends before the image does")
         return data
+
+    def stats(self, indices: np.ndarray) -> Stats:
+        """The size of each image, and when its tar file was changed."""
+        files = stats_of(Path(), [str(file) for file in self.files])
+        return Stats(self.sizes[indices], files.modified[self.file_of[indices]])
 
 
 def open_shards(paths: Iterable[Path], root: Path) -> Listing:
@@ -88,7 +95,10 @@ def _part(files: list[Path]) -> Part:
 def shard_index(file: Path) -> ShardIndex:
     """The index of a tar file: read where it is stored and the file has not changed since, otherwise built and stored
     beside the file, or in the user's cache where that folder cannot be written."""
-    status = file.stat()
+    try:
+        status = file.stat()
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror})") from error
     stamp = {"version": INDEX_VERSION, "bytes": status.st_size, "modified": status.st_mtime_ns}
     places = _index_places(file)
     for place in places:
@@ -140,6 +150,8 @@ def _build_index(file: Path) -> ShardIndex:
                     sample[suffix] = b"" if content is None else content.read()
     except tarfile.TarError as error:
         raise UserError(f"{file}: not an uncompressed tar file ({error}); a compressed one must be unpacked") from error
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror or error})") from error
     images = {key: sample for key, sample in samples.items() if "place" in sample}
     return ShardIndex(
         list(images),

@@ -61,6 +61,8 @@ def _rows(path: Path) -> Iterator[Row]:
                 csv.field_size_limit(MOST_CHARACTERS)
                 for row in csv.DictReader(file, delimiter=delimiter):
                     yield {key: value for key, value in row.items() if key is not None}
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not a text file in UTF-8 ({error.reason} at byte {error.start})") from error
     except csv.Error as error:
