@@ -6,7 +6,8 @@ from torch import nn
 
 from vitrail.errors import UserError
 from vitrail.model import ViT, ViTConfig, init_weights, variant
-from vitrail.model.vit import COLLECTABLE, DropPath
+from vitrail.model.drop_path import DropPath
+from vitrail.model.vit import COLLECTABLE
 
 
 def small(**changes: object) -> ViTConfig:

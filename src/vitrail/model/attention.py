@@ -46,6 +46,13 @@ class Place(NamedTuple):
         """Of a packed sequence, the tokens of each image."""
         return [segment.tokens for segment in self.segments for _ in range(segment.images)]
 
+    def of_images(self, chosen: Tensor) -> "Place":
+        """That of some images of a batch, (k,) int64, where ``added`` is in the tokens already."""
+        if self.rotation is None or self.rotation[0].dim() == 2:  # the same for all
+            return self
+        cos, sin = self.rotation
+        return self._replace(rotation=(cos[chosen], sin[chosen]))
+
 
 NOWHERE = Place()
 

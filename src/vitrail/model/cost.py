@@ -5,12 +5,14 @@ add as two, in matrix products and convolutions only (norms, softmax and activat
 Symbols: N tokens, D width, A width of all heads together, M width of the MLP, H heads, p patch, C channels.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
 
 from vitrail.model import ModelConfig, resnet_cost
 from vitrail.model.config import ViTConfig
+from vitrail.model.reduction import Merging, block_tokens, followed, kept_patches
 from vitrail.model.resnet_config import ResNetConfig
 
 FLOAT32 = 4  # bytes
@@ -36,21 +38,28 @@ def parameters(config: ModelConfig) -> dict[str, int]:
     return {part: count for part, count in counts.items() if count}
 
 
-def flops(config: ModelConfig) -> dict[str, int]:
+def flops(config: ModelConfig, merging: Merging | None = None, dropped: float = 0.0) -> dict[str, int]:
     """Part -> FLOPs of one forward pass on one image. Training takes about three times the sum.
+
+    With tokens merged in the blocks, ``merging`` is what that takes: similarities, sums, and means of positions. Of a
+    share of the patches that is dropped, the stem's work is done and no other. A ResNet has no tokens to reduce.
 
     ``attention projections`` (queries, keys, values, output) and ``mlp`` grow with N; ``attention scores`` (q k^T and
     the weighted sum of v: 4 N^2 A a block; relative positions add queries times offsets) grows with its square.
     """
     if isinstance(config, ResNetConfig):
         return resnet_cost.flops(config)
-    N, D, A, M = config.tokens, config.width, config.attention_width, config.mlp_width
+    D, A, M = config.width, config.attention_width, config.mlp_width
+    blocks = block_tokens(config, merging, dropped)
+    before, after = sum(seen for seen, _ in blocks), sum(left for _, left in blocks)
+    pairs = sum(seen * seen for seen, _ in blocks)
     counts = {
         "patches": _stem_flops(config),
-        "attention projections": config.depth * 2 * N * (D * 3 * A + A * D),
-        "attention scores": config.depth * (4 * N * N * A + 2 * _queries_times_offsets(config) * A),
-        "mlp": config.depth * (6 if config.gated_mlp else 4) * N * D * M,
-        "pooling": _map_pool_flops(config) if config.pool == "map" else 0,
+        "attention projections": 2 * before * (D * 3 * A + A * D),
+        "attention scores": 4 * pairs * A + config.depth * 2 * _queries_times_offsets(config) * A,
+        "mlp": (6 if config.gated_mlp else 4) * after * D * M,
+        "merging": _merging_flops(config, blocks),
+        "pooling": _map_pool_flops(config, blocks[-1][1] - config.prefix_tokens) if config.pool == "map" else 0,
         "representation": 2 * config.feature_width * (config.representation or 0),
         "head": 2 * config.head_inputs * config.classes * (2 if config.distilled else 1),
     }
@@ -94,7 +103,9 @@ def inference_activation_bytes(config: ModelConfig, batch_size: int = 1, value_b
     return peak
 
 
-def training_activation_bytes(config: ModelConfig, batch_size: int, value_bytes: int = FLOAT32) -> int:
+def training_activation_bytes(
+    config: ModelConfig, batch_size: int, value_bytes: int = FLOAT32, *, dropped: float = 0.0
+) -> int:
     """Bytes of activations that one forward pass keeps for the backward pass; within 2 % of what torch keeps on a CPU.
 
     A block keeps, for each token: the input and the output of both norms (4 D) and their statistics, queries, keys and
@@ -105,10 +116,13 @@ def training_activation_bytes(config: ModelConfig, batch_size: int, value_bytes:
     rotary positions keep queries and keys beside what they were (2 A); norms of them too, with attention's result copied
     into another order (3 A) and their statistics (4 H). Learned positions that add to the scores keep the attention
     weights, and relative ones the patches' queries (A) and, whatever the batch, their table.
+
+    Of a share of the patches that is ``dropped``, the stem and what stands before the blocks are kept alone.
     """
     if isinstance(config, ResNetConfig):
         return resnet_cost.training_activation_bytes(config, batch_size, value_bytes)
-    N, D, A, M, H = config.tokens, config.width, config.attention_width, config.mlp_width, config.heads
+    D, A, M, H = config.width, config.attention_width, config.mlp_width, config.heads
+    N = config.prefix_tokens + kept_patches(config.tokens - config.prefix_tokens, dropped)
     of_token = 4 * D + 4 + 4 * A + H + (4 if config.gated_mlp else 2) * M
     if config.qk_norm:
         of_token += 3 * A + 4 * H
@@ -121,9 +135,11 @@ def training_activation_bytes(config: ModelConfig, batch_size: int, value_bytes:
     n, biased = N - config.prefix_tokens, config.position in ("relative", "relative_bias")
     matrices = 3 if config.attention_dropout else int(biased)
     block = N * (of_token - H * biased) + matrices * H * N * N + (n * A if config.position == "relative" else 0)
-    of_ends = {"avg": D, "token": 2 * D, "token_avg": 2 * D, "map": 4 * D}[config.pool] + (D if config.dropout else 0)
-    of_ends += D * (config.pre_norm + (config.final_norm == "tokens") - 1)
-    kept = batch_size * value_bytes * (config.depth * block + N * of_ends + _stem_activations(config))
+    of_end = {"avg": D, "token": 2 * D, "token_avg": 2 * D, "map": 4 * D}[config.pool]
+    of_end += D * ((config.final_norm == "tokens") - 1)
+    of_start = config.tokens * D * (config.pre_norm + (config.dropout > 0))
+    of_start += N * 2 * A // H * (config.position == "rotary2d" and dropped > 0)  # each image has its own angles
+    kept = batch_size * value_bytes * (config.depth * block + N * of_end + of_start + _stem_activations(config))
     kept += value_bytes * (_position_parameters(config) if config.position == "relative" else 0)
     if config.stem == "hybrid":
         kept += resnet_cost.backbone_training_activation_bytes(
@@ -139,6 +155,7 @@ def training_bytes(
     activation_bytes: int = FLOAT32,
     optimizer_states: int = 2,
     ema: bool = False,
+    dropped: float = 0.0,
 ) -> int:
     """Bytes that one training step needs: weights, gradients, optimizer state and the kept activations.
 
@@ -150,10 +167,11 @@ def training_bytes(
         activation_bytes: bytes of one activation: 4 for float32, 2 for bfloat16.
         optimizer_states: float32 tensors that the optimizer keeps for each parameter: 2 for Adam, 1 for momentum.
         ema: whether an averaged copy of the weights is kept.
+        dropped: the share of the patches that every step leaves out.
     """
     copies = 2 + optimizer_states + int(ema)  # weights, gradients, states, average
     total = sum(parameters(config).values())
-    return copies * total * FLOAT32 + training_activation_bytes(config, batch_size, activation_bytes)
+    return copies * total * FLOAT32 + training_activation_bytes(config, batch_size, activation_bytes, dropped=dropped)
 
 
 def readable(number: float, unit: str) -> str:
@@ -311,7 +329,23 @@ def _stem_outputs(config: ViTConfig) -> list[tuple[int, int]]:
     return [((H >> step) * (W >> step), channels) for step, channels in enumerate(config.stem_channels, start=1)]
 
 
-def _map_pool_flops(config: ViTConfig) -> int:
+def _merging_flops(config: ViTConfig, blocks: Sequence[tuple[int, int]]) -> int:
+    """Cosines of every pair of the two sets, the sums of what is merged; and, where positions come in at the blocks, the
+    same for the members of each token, and means of the positions over these."""
+    N, D, P = config.tokens, config.width, config.prefix_tokens
+    table = 2 * config.attention_width // config.heads if config.position == "rotary2d" else D
+    count = 0
+    for seen, left in blocks:
+        second, rest = (seen - P + P % 2) // 2, (seen - P + 1 - P % 2) // 2
+        if seen != left:
+            count += 2 * second * rest * (config.attention_width // config.heads)
+            count += 2 * second * (seen - left) * (D + N * followed(config))
+        if seen != blocks[0][0] and followed(config):
+            count += 2 * seen * N * table
+    return count
+
+
+def _map_pool_flops(config: ViTConfig, patches: int) -> int:
     """One learned query attends to every patch: its projection, keys and values, scores and sum, output, MLP."""
-    N, D, M = config.grid[0] * config.grid[1], config.width, config.mlp_width
+    N, D, M = patches, config.width, config.mlp_width
     return 2 * D * D + 2 * N * D * 2 * D + 4 * N * D + 2 * D * D + 4 * D * M

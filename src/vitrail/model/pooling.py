@@ -24,9 +24,10 @@ class AttentionPool(nn.Module):
         self.norm = nn.LayerNorm(D, eps=config.norm_eps)
         self.mlp = mlp(D, config.mlp_width, config.activation, config.dropout)
 
-    def forward(self, z: Tensor) -> Tensor:
+    def forward(self, z: Tensor, bias: Tensor | None = None) -> Tensor:
+        """``bias``: (B, 1, 1, N), added to the scores."""
         B, _, D = z.shape
         q = self.q(self.latent.expand(B, -1, -1)).reshape(B, 1, self.heads, -1).transpose(1, 2)
         k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in self.kv(z).chunk(2, dim=-1))
-        x = self.proj(attend(q, k, v).transpose(1, 2).reshape(B, 1, D))
+        x = self.proj(attend(q, k, v, bias=None if bias is None else bias.to(q.dtype)).transpose(1, 2).reshape(B, 1, D))
         return (x + self.mlp(self.norm(x)))[:, 0]

@@ -1,33 +1,27 @@
-"""The Vision Transformer of Dosovitskiy et al. (2021): read top to bottom, it is the paper's equations 1 to 4.
+"""The Vision Transformer of Dosovitskiy et al. (2021): equations 1 and 4 of the paper; 2 and 3 are `block.py`.
 
 Shapes: B batch, C channels, H W image height and width, h w grid rows and columns, P prefix tokens (class token,
 distillation token, registers), N = P + h w tokens, T tokens of a packed sequence, D width. Parameter names are timm's.
 """
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import repeat
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitrail.errors import UserError, did_you_mean
-from vitrail.model.attention import NOWHERE, Attention, Collected, Place, keep, pack
+from vitrail.model.attention import NOWHERE, Collected, Place, keep, pack
+from vitrail.model.block import Block, Mlp
 from vitrail.model.config import ViTConfig
-from vitrail.model.drop_path import DropPath
+from vitrail.model.dropping import Kept, draw
 from vitrail.model.init import init_weights
+from vitrail.model.merging import Merged, log_sizes
 from vitrail.model.patches import STEMS, ConvStem
 from vitrail.model.pooling import AttentionPool
 from vitrail.model.positions import KINDS
-
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "gelu": F.gelu,
-    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
-    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
-    "relu": F.relu,
-    "silu": F.silu,
-}
+from vitrail.model.reduction import Merging, followed, require_reducible
 
 # What ``collect`` gives: name -> the shape of one layer's entry.
 COLLECTABLE = {
@@ -42,6 +36,7 @@ COLLECTABLE = {
     "attention_output": "(B, N, D), what each block's attention adds to the tokens",
     "mlp_output": "(B, N, D), what each block's MLP adds to the tokens",
     "normed": "(B, N, D), the tokens after the final norm; one entry",
+    "merges": "(B, N), for each token that enters the first block, the one of the last block that holds it; one entry",
 }
 # One batch of images, or several of different sizes.
 Images = Tensor | Sequence[Tensor]
@@ -49,72 +44,15 @@ Shape = tuple[int, tuple[int, int]]
 """A batch of images, and the grid that they are cut into."""
 
 
-class Mlp(nn.Module):
-    """Two dense layers with a non-linearity between: (B, N, D) -> (B, N, D).
+class Encoded(NamedTuple):
+    """Tokens behind the final norm, and what pooling must know of them."""
 
-    With a gate, the first layer gives two halves, and the non-linearity of the first is multiplied with the second.
-    """
-
-    def __init__(self, width: int, hidden: int, activation: str, dropout: float, gated: bool = False) -> None:
-        super().__init__()
-        self.gated = gated
-        self.fc1 = nn.Linear(width, 2 * hidden if gated else hidden)
-        self.fc2 = nn.Linear(hidden, width)
-        self.act = ACTIVATIONS[activation]
-        self.drop = nn.Dropout(dropout)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.fc1(x)
-        if self.gated:
-            gate, value = x.chunk(2, dim=-1)
-            x = self.act(gate) * value
-        else:
-            x = self.act(x)
-        return self.drop(self.fc2(self.drop(x)))
-
-
-class LayerScale(nn.Module):
-    """A learned factor for each channel of a residual branch (Touvron et al., 2021, "Going deeper ...", equation 8)."""
-
-    def __init__(self, width: int, initial: float) -> None:
-        super().__init__()
-        self.initial = initial
-        self.gamma = nn.Parameter(torch.empty(width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.gamma
-
-
-class Block(nn.Module):
-    """Attention, then MLP, each after a norm and around a residual: equations 2 and 3."""
-
-    def __init__(self, config: ViTConfig, drop_path: float) -> None:
-        super().__init__()
-        D = config.width
-        self.pos_embed = KINDS[config.position].create(config) if config.site == "layers" else None
-
-        def scale() -> nn.Module:
-            return nn.Identity() if config.layer_scale is None else LayerScale(D, config.layer_scale)
-
-        self.norm1 = nn.LayerNorm(D, eps=config.norm_eps)
-        self.attn = Attention(config)
-        self.ls1 = scale()
-        self.norm2 = nn.LayerNorm(D, eps=config.norm_eps)
-        self.mlp = Mlp(D, config.mlp_width, config.activation, config.dropout, config.gated_mlp)
-        self.ls2 = scale()
-        self.drop_path = DropPath(drop_path)
-
-    def forward(self, z: Tensor, place: Place, collected: Collected) -> Tensor:
-        if place.added is not None:
-            z = z + place.added
-        attention = self.attn(self.norm1(z), place, collected)
-        lengths = place.lengths
-        attention = self.drop_path(self.ls1(attention), lengths)
-        z = z + attention
-        mlp = self.drop_path(self.ls2(self.mlp(self.norm2(z))), lengths)
-        z = z + mlp
-        keep(collected, tokens=z, attention_output=attention, mlp_output=mlp)
-        return z
+    z: Tensor
+    """(B, N, D); several batches are one packed sequence, (1, T, D)."""
+    shapes: list[tuple[int, int]]
+    """Of each batch its images, and the tokens of each of them."""
+    sizes: Tensor | None
+    """(B, N): the patches that each token stands for; None where that is one."""
 
 
 class ViT(nn.Module):
@@ -132,6 +70,7 @@ class ViT(nn.Module):
         config: its ViTConfig.
         preprocess: the pixel contract of its weights (``vitrail.data.preprocess.Preprocess``), None where unknown.
         labels: class names in the order of the logits; empty where unknown.
+        merge: how its answers merge tokens where a call does not say it; None for not at all. It is not saved.
     """
 
     def __init__(self, config: ViTConfig) -> None:
@@ -139,6 +78,7 @@ class ViT(nn.Module):
         self.config = config
         self.preprocess: Any = None
         self.labels: tuple[str, ...] = ()
+        self.merge: Merging | None = None
         D, depth = config.width, config.depth
 
         def norm(stands_here: bool) -> nn.Module:
@@ -191,49 +131,97 @@ class ViT(nn.Module):
     def _behind_prefix(self, z: Tensor) -> Tensor:
         """Class token and registers, then the patches, without positions: (B, h w, D) -> (B, N, D)."""
         tokens = (self.cls_token, self.dist_token, self.reg_token)
-        return torch.cat([*(token.expand(len(z), -1, -1) for token in tokens if token is not None), z], dim=1)
+        return torch.cat([*(token.expand(z.shape[0], -1, -1) for token in tokens if token is not None), z], dim=1)
 
     def encode(self, images: Images, collected: Collected | None = None, *, patch_size: int | None = None) -> Tensor:
         """Equations 1 to 3 and the final norm, on every token. (B, C, H, W) -> (B, N, D).
 
         Several batches become one packed sequence, (1, T, D).
         """
-        collected = {} if collected is None else collected
+        return self._encode(images, {} if collected is None else collected, patch_size).z
+
+    def _encode(
+        self,
+        images: Images,
+        collected: Collected,
+        patch_size: int | None,
+        merge: Merging | None = None,
+        patch_drop: float = 0.0,
+    ) -> Encoded:
         z = self.embed(images, patch_size=patch_size)
         keep(collected, embedded=z)
         _, shapes = self._batches(images, patch_size)
-        for block, place in zip(self.blocks, self._places(shapes, z.device), strict=True):
-            z = block(z, place, collected)
+        lengths = [(count, self._length(grid)) for count, grid in shapes]
+        kept = self._draw(lengths, patch_drop, z.device) if patch_drop and self.training else None
+        if kept is not None:
+            z = kept.select(z)
+            lengths = [(count, tokens) for (count, _), tokens in zip(lengths, kept.tokens, strict=True)]
+        places = self._places(shapes, z.device, kept)
+        merged = None if merge is None else self._merged(merge, z, collected)
+        for block, place in zip(self.blocks, places, strict=True):
+            z = block(z, place, collected) if merged is None else block(z, merged.place(place), collected, merged.merge)
         z = self.norm(z)
         keep(collected, normed=z)
-        return z
+        if "merges" in collected:
+            origins = torch.arange(z.shape[1], device=z.device).expand(z.shape[:2])
+            keep(collected, merges=origins if merged is None else merged.origins())
+        return Encoded(z, lengths, None if merged is None else merged.sizes)
 
-    def pool(self, z: Tensor) -> Tensor:
-        """Equation 4, or one of its alternatives: (B, N, D) tokens after the final norm -> (B, feature width)."""
-        return self.fc_norm(self._pooled(z))
+    def _draw(self, lengths: Sequence[tuple[int, int]], patch_drop: float, device: torch.device) -> Kept:
+        """The tokens that a training step keeps, of batches of so many images and tokens."""
+        require_reducible(self.config, "patch_drop")
+        prefix = self.config.prefix_tokens
+        return draw([(images, tokens - prefix) for images, tokens in lengths], prefix, patch_drop, device)
 
-    def _pooled(self, z: Tensor) -> Tensor:
-        patches = z[:, self.config.prefix_tokens :]
+    def _merged(self, merge: Merging, z: Tensor, collected: Collected) -> Merged:
+        """What the blocks do with the tokens (B, N, D) of the first of them."""
+        require_reducible(self.config, "merge")
+        prefix = self.config.prefix_tokens
+        counts = merge.counts(z.shape[1] - prefix, len(self.blocks))
+        follow = "merges" in collected or followed(self.config)
+        return Merged(counts, prefix, z, follow)
+
+    def pool(self, z: Tensor, sizes: Tensor | None = None) -> Tensor:
+        """Equation 4, or one of its alternatives: (B, N, D) tokens after the final norm -> (B, feature width).
+
+        Merged tokens count by their ``sizes``, (B, N).
+        """
+        return self.fc_norm(self._pooled(z, sizes))
+
+    def _pooled(self, z: Tensor, sizes: Tensor | None) -> Tensor:
+        prefix = self.config.prefix_tokens
+        patches, sizes = z[:, prefix:], None if sizes is None else sizes[:, prefix:]
         if self.attn_pool is not None:
-            return self.attn_pool(patches)
+            return self.attn_pool(patches, None if sizes is None else log_sizes(sizes))
         if self.config.pool == "avg":
-            return patches.mean(dim=1)
+            return _mean(patches, sizes)
         if self.config.pool == "token_avg":
-            return torch.cat([z[:, 0], patches.mean(dim=1)], dim=1)
+            return torch.cat([z[:, 0], _mean(patches, sizes)], dim=1)
         return z[:, :2].flatten(1) if self.config.distilled else z[:, 0]
 
-    def features(self, images: Images, *, patch_size: int | None = None) -> Tensor:
+    def features(
+        self,
+        images: Images,
+        *,
+        patch_size: int | None = None,
+        merge: Merging | None = None,
+        patch_drop: float = 0.0,
+    ) -> Tensor:
         """Pooled features before the head: (B, C, H, W) -> (B, ``config.feature_width``).
 
-        Of several batches, those of all images, in order.
+        Of several batches, those of all images, in order. ``patch_size``, ``merge`` and ``patch_drop`` as in ``forward``.
         """
-        z = self.encode(images, patch_size=patch_size)
-        _, shapes = self._batches(images, patch_size)
+        merge = self.merge if merge is None else merge
+        if merge is not None and patch_drop:
+            raise UserError("merge and patch_drop: give one of them")
+        if merge is not None and not isinstance(images, Tensor) and len(images) > 1:
+            # each size has its own tokens to merge: nothing is packed
+            return torch.cat([self.features(batch, patch_size=patch_size, merge=merge) for batch in images])
+        z, shapes, sizes = self._encode(images, {}, patch_size, merge, patch_drop)
         if len(shapes) == 1:
-            return self.pool(z)
-        parts = z[0].split([count * self._length(grid) for count, grid in shapes])
-        apart = zip(parts, shapes, strict=True)
-        return torch.cat([self.pool(part.unflatten(0, (count, self._length(grid)))) for part, (count, grid) in apart])
+            return self.pool(z, sizes)
+        parts = z[0].split([count * tokens for count, tokens in shapes])
+        return torch.cat([self.pool(part.unflatten(0, shape)) for part, shape in zip(parts, shapes, strict=True)])
 
     def classify(self, features: Tensor) -> Tensor:
         """The head: (B, feature width) -> (B, classes); with a representation layer, dense and tanh come first.
@@ -245,7 +233,15 @@ class ViT(nn.Module):
             return (self.head(of_class) + self.head_dist(of_distillation)) / 2
         return self.head(features if self.pre_logits is None else torch.tanh(self.pre_logits(features)))
 
-    def forward(self, images: Images, collect: Collection[str] = (), *, patch_size: int | None = None) -> Any:
+    def forward(
+        self,
+        images: Images,
+        collect: Collection[str] = (),
+        *,
+        patch_size: int | None = None,
+        merge: Merging | None = None,
+        patch_drop: float = 0.0,
+    ) -> Any:
         """Logits (B, classes); with ``collect``, a dict of ``logits``, ``features`` and the named lists, by layer.
 
         Args:
@@ -254,29 +250,42 @@ class ViT(nn.Module):
             collect: names in ``COLLECTABLE``. Collecting ``attention`` takes the explicit path of the attention.
             patch_size: cut the images into patches of this size instead of the model's own; the linear stem's matrix is
                 resized by pseudo-inverse (FlexiViT: Beyer et al., 2023).
+            merge: merge similar patches on the way, which is faster and less exact (see ``model/merging.py``); None for
+                the model's own way.
+            patch_drop: in training mode, the share of the patches that is left out of each image, others each time (see
+                ``model/dropping.py``).
 
         Raises:
             UserError: images of another number of channels, or a size that the patch size does not divide; an unknown
-                name in ``collect``, or anything of several batches; another patch size for another stem.
+                name in ``collect``, or anything of several batches; another patch size for another stem; ``merge`` or
+                ``patch_drop`` with positions of pairs of patches; with merged tokens, anything but ``merges`` collected.
         """
         if not collect:
-            return self.classify(self.features(images, patch_size=patch_size))
+            return self.classify(self.features(images, patch_size=patch_size, merge=merge, patch_drop=patch_drop))
+        merge = self.merge if merge is None else merge
         for name in collect:
             if name not in COLLECTABLE:
                 raise UserError(f"the model does not collect {name!r}: {did_you_mean(name, COLLECTABLE)}")
+            if merge is not None and name != "merges":
+                raise UserError(f"{name} is collected of whole images: leave merge out, or collect merges")
         if not isinstance(images, Tensor):
             raise UserError("intermediates are collected of one batch of images of one size, not of several")
         collected: Collected = {name: [] for name in collect}
-        features = self.pool(self.encode(images, collected, patch_size=patch_size))
+        z, _, sizes = self._encode(images, collected, patch_size, merge)
+        features = self.pool(z, sizes)
         return {"logits": self.classify(features), "features": features, **collected}
 
-    def _places(self, shapes: Sequence[Shape], device: torch.device) -> Iterator[Place]:
-        """What each block is told of its tokens' places."""
+    def _places(self, shapes: Sequence[Shape], device: torch.device, kept: Kept | None = None) -> Iterator[Place]:
+        """What each block is told of its tokens' places; where not all are kept, of the places of those."""
+
+        def of_kept(place: Place) -> Place:
+            return place if kept is None else kept.place(place)
+
         if self.config.site == "layers":
-            return (self._place(block, shapes, device) for block in self.blocks)
+            return (of_kept(self._place(block, shapes, device)) for block in self.blocks)
         if self.config.site == "shared":
-            return repeat(self._place(self, shapes, device), len(self.blocks))
-        return repeat(self._packed_place([NOWHERE] * len(shapes), shapes), len(self.blocks))
+            return repeat(of_kept(self._place(self, shapes, device)), len(self.blocks))
+        return repeat(of_kept(self._packed_place([NOWHERE] * len(shapes), shapes)), len(self.blocks))
 
     def _place(self, holder: Any, shapes: Sequence[Shape], device: torch.device) -> Place:
         """What the table that the model or a block holds tells of the places in images with these grids."""
@@ -318,7 +327,15 @@ class ViT(nn.Module):
                 )
         if not batches:
             raise UserError("the model takes at least one batch of images; got none")
-        return batches, [(len(batch), (batch.shape[2] // p, batch.shape[3] // p)) for batch in batches]
+        return batches, [(batch.shape[0], (batch.shape[2] // p, batch.shape[3] // p)) for batch in batches]
+
+
+def _mean(patches: Tensor, sizes: Tensor | None) -> Tensor:
+    """(B, n, D) -> (B, D); merged patches count by their sizes, (B, n)."""
+    if sizes is None:
+        return patches.mean(dim=1)
+    shares = (sizes / sizes.sum(dim=1, keepdim=True)).to(patches.dtype)
+    return (patches * shares[..., None]).sum(dim=1)
 
 
 def _packed(tokens: Sequence[Tensor]) -> Tensor:

@@ -204,6 +204,7 @@ def _from_start(recipe: Recipe, data: Dataset, start: Description) -> tuple[Mode
         changes |= {"image_size": recipe.image_size or config.image_size}
         recipe.refuse_dropout(str(recipe.init))
     config = config.with_changes(**changes)
+    recipe.check_patch_drop(config)
     return config, _preprocess(recipe, config, pixels_of(start, recipe))
 
 

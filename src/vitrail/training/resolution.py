@@ -12,7 +12,7 @@ from vitrail.data.preprocess import LARGEST_SIDE
 from vitrail.data.resolutions import Pair, Resolutions, different_sizes, whole_patches
 from vitrail.errors import UserError
 from vitrail.model import ModelConfig, ViTConfig
-from vitrail.model.cost import Cost, training_activation_bytes
+from vitrail.model.cost import flops, training_activation_bytes
 from vitrail.model.fields import size_text
 from vitrail.recipes.recipe import Recipe
 from vitrail.recipes.resolution import Resolution, as_pair
@@ -63,15 +63,21 @@ def at_pair(config: ModelConfig, pair: Pair) -> ModelConfig:
 
 
 def mean_flops(recipe: Recipe, config: ModelConfig) -> float:
-    """FLOPs of one forward pass on one training image, the mean over a run's resolutions.
+    """FLOPs of one forward pass on one training image, the mean over a run's resolutions and shares of dropped patches.
 
     Raises:
         UserError: as ``pairs_of``.
     """
+    drops = recipe.regularization
+
+    def of_image(config: ModelConfig) -> float:
+        whole, reduced = (sum(flops(config, dropped=dropped).values()) for dropped in (0.0, drops.patch_drop))
+        return whole + drops.patch_drop_until * (reduced - whole)
+
     if not recipe.resolution.varies:
-        return float(Cost(config).flops)
+        return of_image(config)
     pairs = pairs_of(recipe.resolution, config)
-    return sum(Cost(at_pair(config, pair)).flops for pair in pairs) / len(pairs)
+    return sum(of_image(at_pair(config, pair)) for pair in pairs) / len(pairs)
 
 
 @lru_cache(maxsize=4096)

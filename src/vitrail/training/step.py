@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from vitrail.data.preprocess import Preprocess
 from vitrail.data.randomness import step_generator, words
 from vitrail.data.resolutions import Resolutions
 from vitrail.model import Model, ViTConfig
+from vitrail.model.drop_path import skip_dropped
 from vitrail.recipes.recipe import Recipe
 from vitrail.training.device import Devices, autocast
 from vitrail.training.ema import Ema
@@ -58,11 +60,14 @@ class TrainStep:
     warmup: int
     resolutions: Resolutions | None = None
     """The image size and patch size of each step, as the loader has them; None for the model's own throughout."""
+    compiled: bool = False
+    """Whether the model, or its blocks, are compiled."""
 
     def __post_init__(self) -> None:
         norms = [module for module in self.model.modules() if isinstance(module, _BatchNorm)]
         self.statistics = [buffer for norm in norms for buffer in norm.buffers()]
         """What a forward pass changes by itself."""
+        skip_dropped(self.model, self.recipe.regularization.drop_path_mode == "skip")
 
     def __call__(self, step: int, batch: Batch) -> StepResult:
         self.model.train()
@@ -72,7 +77,8 @@ class TrainStep:
         own = step_of(self.model.config)
         patch_size = own if self.resolutions is None else self.resolutions.at(step)[1]
         before = [buffer.clone() for buffer in self.statistics]
-        loss, correct = self._backward(groups, targets, patch_size)
+        how = self._how(step, patch_size)
+        loss, correct = self._backward(groups, targets, patch_size, how)
         norm = self._clip()
         finite = self._finite(loss, norm)
         self.optimisers.step(finite)
@@ -114,7 +120,18 @@ class TrainStep:
             mixed_targets.append(y)
         return images, torch.cat(mixed_targets)
 
-    def _backward(self, groups: Sequence[Tensor], targets: Tensor, patch_size: int) -> tuple[Tensor, Tensor]:
+    def _how(self, step: int, patch_size: int) -> dict[str, Any]:
+        """What the network is told beside its images, where it is not the usual."""
+        how: dict[str, Any] = {}
+        if isinstance(self.model.config, ViTConfig) and patch_size != self.model.config.patch_size:
+            how["patch_size"] = patch_size
+        if dropped := self.recipe.regularization.patch_drop_at(step, self.total):
+            how["patch_drop"] = dropped
+        return how
+
+    def _backward(
+        self, groups: Sequence[Tensor], targets: Tensor, patch_size: int, how: dict[str, Any]
+    ) -> tuple[Tensor, Tensor]:
         """Gradients of the mean loss over the batch, part by part; the loss and the number of images got right.
 
         A part holds no more tokens than one of images of the model's own size does, so that memory stays what it is there.
@@ -130,20 +147,12 @@ class TrainStep:
             done += len(y)
             with self._without_sync(i < len(cut) - 1):
                 with autocast(self.precision, self.devices.device):
-                    logits = self._forward(x, patch_size)
+                    logits = self.network(x[0] if len(x) == 1 else x, **how)
                 loss = classification_loss(logits, y, self.recipe.loss) * (len(y) / len(targets))
                 loss.backward()
             total_loss += loss.detach()
             correct += (logits.detach().argmax(1) == y.argmax(1)).sum()
         return total_loss, correct
-
-    def _forward(self, groups: Sequence[Tensor], patch_size: int) -> Tensor:
-        """Logits of one batch, or of several packed into a sequence, cut into patches of this size."""
-        images = groups[0] if len(groups) == 1 else groups
-        config = self.model.config
-        if isinstance(config, ViTConfig) and patch_size != config.patch_size:
-            return self.network(images, patch_size=patch_size)
-        return self.network(images)
 
     def _without_sync(self, more_to_come: bool) -> AbstractContextManager:
         """Processes exchange gradients with the last part of a batch only."""
