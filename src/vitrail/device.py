@@ -1,6 +1,8 @@
-"""The device that a model computes on: the one a person names, or the best there is."""
+"""The device that a model computes on: the one a person names, or the best there is; and how a CPU's memory is kept."""
 
+import ctypes
 import os
+import sys
 
 import torch
 
@@ -28,6 +30,27 @@ def named_device(name: str) -> torch.device:
         UserError: there is no such device, or it cannot be used.
     """
     return best_device() if name == "auto" else _usable(name)
+
+
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # mallopt(3)
+
+
+def keep_freed_memory() -> None:
+    """Have the C library keep the memory that this process frees, for the next that it asks for.
+
+    Every activation is a large piece of memory, and glibc hands each back to the system when it is freed, which clears
+    the same pages again for the next one: of a training step on a CPU, that is a tenth (``benchmarks/train_step.py``).
+    The process then keeps the most memory that it ever had. Other C libraries are left as they are.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except AttributeError:
+        return
+    mallopt(_M_MMAP_MAX, 0)
+    mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+    mallopt(_M_TOP_PAD, 64 << 20)
 
 
 def _usable(name: str, source: str = "device ") -> torch.device:

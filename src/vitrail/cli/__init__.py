@@ -8,7 +8,21 @@ from types import FrameType
 
 import typer
 
-from vitrail.cli import convert, doctor, embed, evaluate, info, inspect, predict, probe, recipe, resize, study, train
+from vitrail.cli import (
+    convert,
+    doctor,
+    embed,
+    evaluate,
+    export,
+    info,
+    inspect,
+    predict,
+    probe,
+    recipe,
+    resize,
+    study,
+    train,
+)
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "train": train.train,
@@ -21,6 +35,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "info": info.info,
     "convert": convert.convert,
     "resize": resize.resize,
+    "export": export.export,
     "doctor": doctor.doctor,
     "recipe": recipe.recipe,
 }
@@ -64,6 +79,8 @@ def main() -> None:
             _say(str(error))
             sys.exit(code)
         _fail(error, 1, f"{type(error).__name__}: ")
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # what is left is to leave
 
 
 def _terminated(number: int, frame: FrameType | None) -> None:

@@ -62,7 +62,7 @@ def run(
     usable = checked(
         task.samples, task.preprocess, skip_bad=skip_bad, neighbours=place.neighbours, quiet=not place.first
     ).samples
-    model = task.vit.to(place.device)
+    model = task.in_torch().to(place.device)
     runs = []
     for size in sizes:
         with progress(f"evaluating {task.split} at {size_text(size)}") as tell:

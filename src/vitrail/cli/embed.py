@@ -1,21 +1,35 @@
 """``vitrail embed``: pooled features of images, for search, clustering or another classifier."""
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vitrail.cli.batch import Restart
+from vitrail.cli.engines import EngineName, Threads
+from vitrail.cli.merging import MergeOption
 from vitrail.cli.models import Settings
 from vitrail.cli.pixels import CropFraction, Interpolation, Mean, Mode, Std
 
+if TYPE_CHECKING:
+    from vitrail.batch.part import Answer
+    from vitrail.inputs import Source
+
 
 def embed(
-    model: Annotated[str, typer.Argument(help="A run, a model folder, a file of weights, hf:owner/name or timm:NAME.")],
+    model: Annotated[
+        str, typer.Argument(help="A run, a model folder, a file of weights, an export, hf:owner/name or timm:NAME.")
+    ],
     inputs: Annotated[list[str], typer.Argument(help="Files, folders, patterns, or data sets (CSV, digits ...).")],
     out: Annotated[Path, typer.Option(help="The file to write: .npz or .parquet.")],
     image_size: Annotated[str | None, typer.Option(help="Another image size than the model's: 224 or 384x256.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images that the model takes at a time.")] = 32,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
+    engine: EngineName = "auto",
+    threads: Threads = None,
+    merge: MergeOption = None,
+    restart: Restart = False,
     mean: Mean = None,
     std: Std = None,
     mode: Mode = None,
@@ -23,12 +37,15 @@ def embed(
     interpolation: Interpolation = None,
     set_: Settings = None,
 ) -> None:
-    """Write the features of images, with their names, and their labels where the data have them."""
+    """Write the features of images, with their names, and their labels where the data have them.
+
+    The same command goes on where it was interrupted.
+    """
+    from vitrail.cli.batch import asked
     from vitrail.cli.console import note
-    from vitrail.cli.outputs import FEATURE_WRITERS
+    from vitrail.cli.features import FEATURE_WRITERS, Features
     from vitrail.cli.pixels import pixels
-    from vitrail.cli.predict import watched
-    from vitrail.cli.sizes import load_at
+    from vitrail.cli.predict import Errors
     from vitrail.errors import UserError
 
     write = FEATURE_WRITERS.get(out.suffix.lower())
@@ -36,22 +53,48 @@ def embed(
         raise UserError(f"--out {out}: the suffix must be {' or '.join(FEATURE_WRITERS)}")
     if not out.absolute().parent.is_dir():
         raise UserError(f"--out {out}: there is no folder {out.parent}")
-
-    import numpy as np
-
-    from vitrail.prediction import Predictor, expand_inputs
-
-    sources = expand_inputs(inputs, labelled=True)
     said = pixels(mean, std, mode, crop_fraction, interpolation)
-    opened = load_at(model, set_, said, image_size, batch_size=batch_size, device=device)
-    predictor = Predictor(opened, device=device, batch_size=batch_size)
-    found = list(watched(predictor.stream_features(sources), len(sources), "embedding"))
-    good = [f for f in found if f.values is not None]
-    errors = [f.error for f in found if f.error is not None]
-    if not good:
-        raise UserError(f"none of {len(found)} images can be read; the first: {errors[0]}")
-    values = np.stack([f.values for f in good if f.values is not None])
-    write(out, [f.file or "" for f in good], values, [f.label for f in good])
-    note(f"{len(good)} images, {values.shape[1]} features each: {out}")
-    if errors:
-        note(f"{len(errors)} of {len(found)} images cannot be read and are left out; the first: {errors[0]}")
+    request = asked(inputs, out, labelled=True, restart=restart)
+
+    from vitrail.batch.part import Answer
+    from vitrail.cli.engines import open_predictor
+
+    predictor = open_predictor(
+        model,
+        set_,
+        said,
+        image_size,
+        batch_size=batch_size,
+        device=device,
+        engine=engine,
+        threads=threads,
+        merge=merge,
+    )
+
+    def answers(wanted: "Iterator[Source]") -> "Iterator[Answer]":
+        for found in predictor.stream_features(wanted):
+            yield Answer({"file": found.file, "label": found.label, "error": found.error}, found.values)
+
+    own = {"command": "embed"}
+    with request.answered(predictor, answers, lambda: {**own, **predictor.identity()}, "embedding") as (
+        job,
+        found,
+    ):
+        errors = Errors()
+        for answer in found():
+            if answer.row["error"] is not None:
+                errors.add(answer.row["file"], answer.row["error"])
+        features = Features.of(found)
+        if features.count:
+            write(job.target, features)
+            job.deliver()
+        else:
+            job.discard()
+    count = features.count + errors.count
+    if not features.count:
+        raise UserError(f"none of {count} images can be read; the first: {errors.first}")
+    note(f"{features.count} images, {features.width} features each: {out}")
+    if errors.count:
+        note(f"{errors.count} of {count} images cannot be read and are left out; the first: {errors.first}")
+        for line in errors.lines():
+            note(line)

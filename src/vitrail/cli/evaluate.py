@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vitrail.cli.engines import EngineName, Threads
+from vitrail.cli.merging import MergeOption
 from vitrail.cli.models import Settings
 from vitrail.cli.pixels import CropFraction, Interpolation, Mean, Mode, Std
 
@@ -17,11 +19,17 @@ if TYPE_CHECKING:
     from vitrail.data.samples import Samples
     from vitrail.evaluation.metrics import Evaluation
     from vitrail.model import Model
+    from vitrail.runtimes.engine import Engine
     from vitrail.training.device import Devices
 
 
 def evaluate(
-    model: Annotated[str, typer.Argument(help="A run, a model folder, a file of weights, hf:owner/name or timm:NAME.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="A run, a model folder, a file of weights, hf:owner/name or timm:NAME; or what vitrail export wrote."
+        ),
+    ],
     data: Annotated[
         str,
         typer.Argument(help="Folder of class folders, CSV, JSON lines, Parquet, tar shards, IDX, hf:NAME, or digits."),
@@ -57,9 +65,14 @@ def evaluate(
     interpolation: Interpolation = None,
     set_: Settings = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out images that cannot be read.")] = False,
+    engine: EngineName = "auto",
+    threads: Threads = None,
+    merge: MergeOption = None,
 ) -> None:
     """Show top-1 and top-5 accuracy, calibration, classes and confident mistakes; or, at several sizes, accuracy and cost."""
-    from vitrail.cli import curve
+    from vitrail.cli import curve, merge_curve
+    from vitrail.cli.engines import open_exported
+    from vitrail.cli.merging import merged, mergings
     from vitrail.cli.models import load_model
     from vitrail.cli.pixels import pixels
     from vitrail.cli.scores import show
@@ -69,15 +82,23 @@ def evaluate(
     _check_outputs(json_file, report, figure)
     said = pixels(mean, std, mode, crop_fraction, interpolation)
     sizes = [] if image_size is None else image_sizes(image_size)
-    curve.check_options(len(sizes), report, figure, calibrate_on)
+    amounts = [] if merge is None else mergings(merge)
+    merge_curve.check_options(merge, len(amounts), len(sizes), report, figure, calibrate_on)
+    curve.check_options(max(len(sizes), len(amounts)), report, figure, calibrate_on)
     with devices() as place:
-        if len(sizes) > 1:
+        vit: Model | Engine
+        exported = open_exported(model, set_, said, image_size, engine=engine, threads=threads)
+        if exported is not None:
+            _check_alone(model, place, merge)
+            vit = exported
+        elif len(sizes) > 1:
             curve.check_sizes(model, set_, sizes, batch_size, place)
             vit = load_model(model, set_, said)
         else:
-            vit = load_at(
+            opened = load_at(
                 model, set_, said, image_size, batch_size=batch_size, device=place.device, neighbours=place.neighbours
             )
+            vit = merged(opened, merge) if len(amounts) == 1 else opened
         preprocess: Preprocess = vit.preprocess
         name, samples, calibration = _samples(vit, model, data, split, calibrate_on)
         task = Task(model, data, name, vit, preprocess, samples, calibration, calibrate_on or "")
@@ -85,6 +106,11 @@ def evaluate(
             scores = curve.run(task, sizes, place, batch_size, workers, skip_bad)
             if place.first:
                 curve.tell(task, scores, json_file, figure)
+            return
+        if len(amounts) > 1:
+            merge_scores = merge_curve.run(task, amounts, place, batch_size, workers, skip_bad)
+            if place.first:
+                merge_curve.tell(task, merge_scores, json_file, figure)
             return
         done = _evaluate(task, place, batch_size, workers, skip_bad)
         if not place.first:
@@ -106,11 +132,19 @@ class Task:
     data: str
     split: str
     """The name of the part: test, val or train, or all."""
-    vit: "Model"
+    vit: "Model | Engine"
+    """The model, or what runs it where it was exported."""
     preprocess: "Preprocess"
     samples: "Samples"
     calibration: "Samples | None"
     calibration_name: str
+
+    def in_torch(self) -> "Model":
+        """The model, which has not been exported."""
+        from vitrail.prediction.by_engine import is_engine
+
+        assert not is_engine(self.vit)
+        return self.vit
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +164,9 @@ def _evaluate(task: Task, place: "Devices", batch_size: int, workers: int | None
     from vitrail.cli.images import checked
     from vitrail.cli.progress import progress
     from vitrail.data.workers import loader_workers
+    from vitrail.evaluation.exported import evaluate_exported
     from vitrail.evaluation.run import evaluate as run
+    from vitrail.prediction.by_engine import is_engine
 
     start = time.perf_counter()
     look = partial(
@@ -138,11 +174,14 @@ def _evaluate(task: Task, place: "Devices", batch_size: int, workers: int | None
     )
     calibration = None if task.calibration is None else look(task.calibration).samples
     usable = look(task.samples, keep=True)
+    score = (
+        partial(evaluate_exported, task.vit)
+        if is_engine(task.vit)
+        else partial(run, task.in_torch().to(place.device), preprocess=task.preprocess)
+    )
     with progress(f"evaluating {task.split}") as tell:
-        evaluation = run(
-            task.vit.to(place.device),
+        evaluation = score(
             usable.samples,
-            preprocess=task.preprocess,
             calibration=calibration,
             calibration_name=task.calibration_name,
             cached=usable.cached,
@@ -155,7 +194,7 @@ def _evaluate(task: Task, place: "Devices", batch_size: int, workers: int | None
 
 
 def _samples(
-    vit: "Model", model: str, data: str, split: str | None, calibrate_on: str | None
+    vit: "Model | Engine", model: str, data: str, split: str | None, calibrate_on: str | None
 ) -> "tuple[str, Samples, Samples | None]":
     """The part to evaluate, with the name to give it, and the part to fit the temperature on."""
     from vitrail.cli.console import note
@@ -191,6 +230,18 @@ def _samples(
             "on them, --split val takes only those that training held out"
         )
     return name, samples, calibration
+
+
+def _check_alone(model: str, place: "Devices", merge: str | None) -> None:
+    """Refuse to share an exported model's images out between processes, or to change it."""
+    from vitrail.errors import UserError
+
+    if merge is not None:
+        raise UserError(
+            f"--merge {merge}: {model} is an exported model, of which this is fixed: say it to vitrail export"
+        )
+    if place.world > 1:
+        raise UserError(f"{model}: an exported model is evaluated by one process with several threads, not by torchrun")
 
 
 def _check_outputs(json_file: str | None, report: Path | None, figure: Path | None) -> None:

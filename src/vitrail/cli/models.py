@@ -34,8 +34,10 @@ def load_model(name: str, settings: list[str] | None = None, pixels: Pixels | No
     Raises:
         UserError: no such model, one that does not open here, or a contract that is not known.
     """
+    from vitrail.device import keep_freed_memory
     from vitrail.weights.load import load_found
 
+    keep_freed_memory()
     description = describe(name, settings)
     given = None if pixels is None else pixels.of(description, name)  # refused before any weights are read
     say_notes(description, pixels)

@@ -7,23 +7,28 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
+from typing import Any, Protocol, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from vitrail.data.batches import eval_batches
+from vitrail.data.batches import eval_batches, load_image
 from vitrail.data.open import Dataset, open_data
 from vitrail.data.preprocess import Preprocess
 from vitrail.data.samples import Samples
 from vitrail.errors import UserError, did_you_mean
 from vitrail.evaluation.metrics import Evaluation, evaluate_logits
-from vitrail.model import Model
+from vitrail.model import Model, ModelConfig
 from vitrail.weights.contract import require_fit
 
 SPLITS = ("test", "val", "train")
 Progress = Callable[[int, int], None]
 """Called with the images done and the images to do, both of this process alone."""
+
+
+class CutOff(Exception):
+    """An evaluation was ended before its last image, as it was asked to stop."""
 
 
 def evaluate(
@@ -60,14 +65,14 @@ def evaluate(
     if isinstance(data, str | Path):
         data = open_data(data, val_fraction=0.0, labels=model.labels or None)
     samples = choose_split(data, split)[1] if isinstance(data, Dataset) else data
-    labels = _labels(model, samples)
+    labels = matched_labels(model, samples)
 
     predict = partial(
         predict_logits, model, batch_size=batch_size, workers=workers, autocast=autocast, progress=progress
     )
     fitted_on = None
     if calibration is not None:
-        _labels(model, calibration)
+        matched_labels(model, calibration)
         fitted_on = predict(calibration, preprocess)
     logits, targets = predict(samples, preprocess, cached=cached)
     return evaluate_logits(
@@ -91,6 +96,7 @@ def predict_logits(
     cached: Tensor | None = None,
     autocast: torch.dtype | None = None,
     progress: Progress | None = None,
+    stop: Callable[[], bool] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Logits (n, C) float32 and targets (n,) int64 of every labelled sample, on the CPU; arguments as for ``infer``."""
     if samples.targets is None:
@@ -106,6 +112,7 @@ def predict_logits(
         cached=cached,
         autocast=autocast,
         progress=progress,
+        stop=stop,
     )
     return logits, torch.as_tensor(samples.targets).long()
 
@@ -121,11 +128,13 @@ def infer(
     cached: Tensor | None = None,
     autocast: torch.dtype | None = None,
     progress: Progress | None = None,
+    stop: Callable[[], bool] | None = None,
 ) -> Tensor:
     """Logits (n, C), or pooled ``features`` (n, D), of every sample in its order: float32, on the CPU.
 
     Where ``torch.distributed`` is initialised the samples are shared out between its processes, each sample to exactly
-    one, and every process returns all of them. The model runs in evaluation mode and is then set back.
+    one, and every process returns all of them. The model runs in evaluation mode and is then set back. Of a model that is
+    cut up between the processes, which gives logits alone, one that runs out of samples computes as often as the others.
 
     Args:
         preprocess: None for the model's own; in mode native the images of a batch are packed into one sequence.
@@ -134,6 +143,11 @@ def infer(
         cached: every sample's image as ``preprocess`` loads it, uint8 (n, channels, h, w), so that none is decoded.
         autocast: compute in this type (``torch.bfloat16``) where torch's autocast does; None for float32.
         progress: called after every batch.
+        stop: asked while a batch is waited for.
+
+    Raises:
+        CutOff: ``stop`` has said so before the last batch.
+        ImageError, Failure: see ``load_in_order``.
     """
     preprocess = preprocess or model.preprocess
     if preprocess is None:
@@ -150,11 +164,13 @@ def infer(
         workers=workers,
         cached=cached,
         pin_memory=device.type == "cuda",
+        stop=stop,
     )
     total, done = len(range(rank, len(samples), world)), 0
     rows: list[Tensor] = []
     indices: list[Tensor] = []
     forward: Callable[..., Tensor] = model.features if features else model
+    sharded = _is_sharded(model)
     with torch.no_grad(), _evaluation_mode(model), _autocast(device, autocast):
         for batch in batches:
             images = [preprocess.normalize(group.to(device, non_blocking=True)) for group in batch.groups]
@@ -163,6 +179,13 @@ def infer(
             done += len(rows[-1])
             if progress is not None:
                 progress(done, total)
+        if done < total:
+            raise CutOff
+        if sharded:
+            most = -(-len(range(0, len(samples), world)) // batch_size)  # batches of the first process
+            for _ in range(most - len(rows)):
+                forward(preprocess.normalize(load_image(samples, preprocess, 0)[None].to(device)))
+            cast(Any, model).reshard()  # what a forward pass leaves together would outlive a change of the weights
     return _in_order(rows, indices, len(samples), device)
 
 
@@ -177,8 +200,24 @@ def choose_split(dataset: Dataset, split: str | None = None) -> tuple[str, Sampl
     return name, parts[name]
 
 
-def _labels(model: Model, samples: Samples) -> Sequence[str]:
-    """The class names of the logits, once it is sure that the targets mean the same classes."""
+class Classifier(Protocol):
+    """What gives logits: a model, or what was exported from one."""
+
+    @property
+    def config(self) -> ModelConfig:
+        """The model's configuration."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Class names in the order of the logits; empty where unknown."""
+
+
+def matched_labels(model: Classifier, samples: Samples) -> Sequence[str]:
+    """The class names of the logits, once it is sure that the targets mean the same classes.
+
+    Raises:
+        UserError: they do not.
+    """
     if not model.labels:
         if len(samples.labels) != model.config.classes:
             raise UserError(
@@ -192,6 +231,11 @@ def _labels(model: Model, samples: Samples) -> Sequence[str]:
             "open the data with open_data(..., labels=model.labels)"
         )
     return model.labels
+
+
+def _is_sharded(model: Model) -> bool:
+    """Whether processes hold a share of the weights each: then all of them go through the model equally often."""
+    return any(hasattr(parameter, "full_tensor") for parameter in model.parameters())
 
 
 def _distributed() -> bool:

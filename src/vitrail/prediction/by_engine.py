@@ -1,0 +1,117 @@
+"""Answers of an exported model, by the engine that runs it; nothing here imports torch.
+
+Shapes: B images of one size, C channels, h w height and width, D width of the features.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vitrail.data.preprocess import Preprocess
+from vitrail.errors import UserError
+from vitrail.prediction.answers import Ranking
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeIs
+
+    from vitrail.model import Model
+    from vitrail.runtimes.engine import Engine
+
+AUTO, TORCH = "auto", "torch"
+_CONFIG = "config.json"  # as in weights/found.py, of which the import would take longer than that of all else here
+_BATCHES_AHEAD = 2  # decoded while one is computed: threads that wait for one another leave no core idle
+
+
+class EngineAnswers:
+    """An engine, and NumPy on its answers."""
+
+    ahead = _BATCHES_AHEAD
+
+    def __init__(self, engine: "Engine") -> None:
+        self.engine = engine
+        self.preprocess: Preprocess = engine.preprocess
+        self.classes = engine.config.classes
+        self.labels = engine.labels or tuple(str(index) for index in range(self.classes))
+
+    @property
+    def feature_width(self) -> int:
+        from vitrail.model import ViTConfig
+
+        config = self.engine.config
+        return config.feature_width if isinstance(config, ViTConfig) else config.width
+
+    def load(self, data: bytes, name: str) -> NDArray[np.uint8]:
+        return self.preprocess.load_array(data, name)
+
+    def rank(self, pixels: Sequence[NDArray[np.uint8]], top: int) -> list[Ranking]:
+        rows = self._rows(pixels, "logits").astype(np.float64)
+        shares = np.exp(rows - rows.max(axis=1, keepdims=True))
+        shares /= shares.sum(axis=1, keepdims=True)
+        best = np.argsort(-shares, axis=1, kind="stable")[:, :top]
+        return [list(zip(own.tolist(), row[own].tolist(), strict=True)) for own, row in zip(best, shares, strict=True)]
+
+    def features(self, pixels: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
+        return list(self._rows(pixels, "features"))
+
+    def identity(self) -> dict[str, Any]:
+        from importlib.metadata import version
+
+        from vitrail.runtimes.engine import ENGINES
+
+        exported = getattr(self.engine, "exported", None)  # of another kind of engine the configuration is all there is
+        runtime = ENGINES.get(self.engine.name)
+        return {
+            "model": repr(self.engine.config),
+            "weights": dict(sorted(exported.digests.items())) if exported is not None else {},
+            "engine": self.engine.name,
+            "version": version(runtime.package) if runtime is not None else "",
+        }
+
+    def _rows(self, pixels: Sequence[NDArray[np.uint8]], output: str) -> NDArray[np.float32]:
+        """The row of each image, in order; those of one size are computed together."""
+        places: dict[tuple[int, ...], list[int]] = {}
+        for index, image in enumerate(pixels):
+            places.setdefault(image.shape, []).append(index)
+        found: dict[int, NDArray[np.float32]] = {}
+        for own in places.values():
+            rows = self.engine.run(np.stack([pixels[index] for index in own]))[output]
+            found.update(zip(own, rows, strict=True))
+        return np.stack([found[index] for index in range(len(pixels))]).astype(np.float32, copy=False)
+
+
+def opened(model: "Model | Engine | str | Path", device: str, engine: str, threads: int | None) -> "Engine | None":
+    """The engine of an exported model; None where the model is one for torch, in its ordinary form.
+
+    Raises:
+        UserError: a choice that the model leaves no room for; or the engine cannot be opened.
+    """
+    if isinstance(model, str | Path) and is_exported(model):
+        if device not in (AUTO, "cpu"):
+            raise UserError(f"device {device!r}: exported models run on the CPU; leave it out")
+        from vitrail.runtimes.engine import open_engine
+
+        return open_engine(Path(model).expanduser(), engine, threads=threads)
+    if engine not in (AUTO, TORCH):
+        what = model if isinstance(model, str | Path) else "this model"
+        raise UserError(f"engine {engine!r}: {what} is not exported; write one with vitrail export MODEL --to {engine}")
+    if threads is not None:
+        raise UserError(f"threads {threads}: only exported models take it; for torch, set OMP_NUM_THREADS={threads}")
+    return model if not isinstance(model, str | Path) and is_engine(model) else None
+
+
+def is_engine(model: "Model | Engine") -> "TypeIs[Engine]":
+    """Whether it is an engine, and no model in torch."""
+    return hasattr(model, "run")
+
+
+def is_exported(name: str | Path) -> bool:
+    """Whether a name is that of a folder that ``vitrail export`` has written."""
+    try:
+        values = json.loads((Path(name).expanduser() / _CONFIG).read_bytes())
+    except (OSError, ValueError, RuntimeError, RecursionError):  # whatever is wrong with it, opening it will say
+        return False
+    return isinstance(values, dict) and "export" in values

@@ -1,0 +1,52 @@
+"""Every form in which an image comes -> the bytes of an image file, so that all of them take the same way."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from vitrail.errors import UserError
+from vitrail.inputs import Source
+
+ImageLike = str | Path | bytes | Image.Image | np.ndarray | Source
+
+_PNG_MODES = {"1", "L", "LA", "P", "RGB", "RGBA", "I;16"}
+
+
+def encoded(image: ImageLike) -> bytes:
+    """The bytes of an image file; pictures and arrays become one.
+
+    Raises:
+        UserError: it is no image.
+        ImageError, OSError: it cannot be read.
+    """
+    if isinstance(image, bytes):
+        return image
+    if isinstance(image, Source):
+        return image.read()
+    if isinstance(image, str | Path):
+        return Path(image).read_bytes()
+    if isinstance(image, np.ndarray):
+        image = _picture(image)
+    if not isinstance(image, Image.Image):
+        raise UserError(f"an image is a path, bytes, a Pillow image or a uint8 array, not {type(image).__name__}")
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode not in _PNG_MODES:
+        upright = upright.convert("RGB")
+    buffer = io.BytesIO()
+    upright.save(buffer, "PNG", compress_level=0)
+    return buffer.getvalue()
+
+
+def _picture(array: np.ndarray) -> Image.Image:
+    if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
+        raise UserError(f"an array must be uint8 (H, W) or (H, W, C), not {array.dtype} {array.shape}")
+    return Image.fromarray(array[:, :, 0] if array.ndim == 3 and array.shape[2] == 1 else array)
+
+
+def name_of(image: ImageLike) -> str | None:
+    """The path or the name of an image; None for what has none."""
+    if isinstance(image, Source):
+        return image.name
+    return str(image) if isinstance(image, str | Path) else None
