@@ -29,7 +29,7 @@ def test_each_signal_is_noted_while_there_is_something_to_finish(name: str, code
 
 def test_where_there_is_nothing_to_finish_a_signal_stops_at_once() -> None:
     with stop_requests() as stop:
-        with pytest.raises(Stopped, match="nothing was begun") as raised:
+        with pytest.raises(Stopped, match="nothing has changed") as raised:
             signal.raise_signal(signal.SIGTERM)
         assert raised.value.exit_code == 143
         signal.raise_signal(signal.SIGTERM)
@@ -79,7 +79,7 @@ import socket, sys, time
 from vitrail.training.interrupt import not_for_ever, stop_requests
 here, there = socket.socketpair()
 with stop_requests() as stop, stop.deferred():
-    with not_for_ever(lambda: stop.settled, lambda: "another process does not answer", patience=1.0):
+    with not_for_ever(stop, patience=1.0):
         print("ready", flush=True)
         {wait}
         stop.settled = True

@@ -13,11 +13,13 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from PIL import Image
 from safetensors import SafetensorError
 from test_train import assert_same_run, last_checkpoint, metrics, quick
 
 import vitrail
 from stopping import stopping_at
+from stripes import write_images
 from vitrail.errors import Failure, UserError
 from vitrail.training import checkpoint
 from vitrail.training.alone import alone
@@ -220,3 +222,67 @@ def test_every_byte_of_a_checkpoint_is_vouched_for(tmp_path: Path, name: str) ->
         assert found is None, (offset, data[offset])
         assert len(told) == 1
         assert path.name in told[0]
+
+
+@pytest.fixture
+def bitmaps(tmp_path: Path) -> Path:
+    """36 images whose pixels lie plain in their files."""
+    folder = write_images(tmp_path / "stripes", {"high": 12, "low": 12, "middle": 12})
+    for path in sorted(folder.rglob("*.png")):
+        Image.open(path).save(path.with_suffix(".bmp"))
+        path.unlink()
+    return folder
+
+
+def change_data(folder: Path, change: str) -> None:
+    one = folder / "high" / "003.bmp"
+    if change == "added":
+        shutil.copy(one, one.with_name("zz.bmp"))
+    elif change == "removed":
+        one.unlink()
+    elif change == "renamed":
+        one.rename(one.with_name("zz.bmp"))
+    elif change == "relabelled":
+        one.rename(folder / "low" / "zz.bmp")
+    else:  # the same size, and the same time
+        before, content = one.stat(), bytearray(one.read_bytes())
+        content[200] ^= 64
+        one.write_bytes(content)
+        os.utime(one, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@pytest.mark.parametrize("change", ["added", "removed", "renamed", "relabelled", "edited"])
+def test_data_that_have_changed_are_named_and_refused_unless_allowed(
+    bitmaps: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], change: str
+) -> None:
+    recipe = quick(data={"val_fraction": 0.25})
+    with monkeypatch.context() as patches:
+        patches.setattr(Loop, "_next", stopping_at(6, Loop._next))
+        with pytest.raises(Stopped):
+            vitrail.train(recipe, bitmaps, out=tmp_path / "run", quiet=True)
+    change_data(bitmaps, change)
+    told = r"high/(003|zz)\.bmp|low/zz\.bmp"
+    with pytest.raises(UserError, match=rf"stripes has changed since this run began: .*({told}).*--allow-data-change"):
+        vitrail.train(out=tmp_path / "run", resume=True, quiet=True)
+    assert last_checkpoint(tmp_path / "run").name == "step-00000006"
+    vitrail.train(out=tmp_path / "run", resume=True, allow_data_change=True)
+    assert "has changed since this run began" in capsys.readouterr().err
+    assert last_checkpoint(tmp_path / "run").name == "step-00000012"
+    vitrail.train(out=tmp_path / "run", resume=True, quiet=True)  # it is known by now
+
+
+def test_data_that_were_only_moved_are_the_same(bitmaps: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patches:
+        patches.setattr(Loop, "_next", stopping_at(6, Loop._next))
+        with pytest.raises(Stopped):
+            vitrail.train(quick(), bitmaps, out=tmp_path / "run", quiet=True)
+    shutil.copytree(bitmaps, tmp_path / "elsewhere" / "stripes", copy_function=shutil.copy)  # with new times
+    vitrail.train(data=tmp_path / "elsewhere" / "stripes", out=tmp_path / "run", resume=True, quiet=True)
+    vitrail.train(quick(), bitmaps, out=tmp_path / "whole", quiet=True)
+    assert_same_run(tmp_path / "whole", tmp_path / "run")
+
+
+def test_data_of_other_classes_are_never_gone_on_with(stopped: Path, image_folder: Path) -> None:
+    (image_folder / "low").rename(image_folder / "lower")
+    with pytest.raises(UserError, match="has other classes than this run"):
+        vitrail.train(out=stopped, resume=True, allow_data_change=True, quiet=True)

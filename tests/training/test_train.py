@@ -68,7 +68,7 @@ def assert_same_run(one: Path, other: Path) -> None:
 def test_one_command_leaves_a_run_folder_that_others_can_use(image_folder: Path, tmp_path: Path) -> None:
     result = vitrail.train(quick(steps=60), image_folder, out=tmp_path / "run", quiet=True)
     assert sorted(p.name for p in result.folder.iterdir() if p.name != ".lock") == [
-        "checkpoints", "metrics.jsonl", "model", "recipe.yaml", "report.html",
+        "checkpoints", "data.parquet", "metrics.jsonl", "model", "recipe.yaml", "report.html",
     ]  # fmt: skip
     assert sorted(p.name for p in result.model.iterdir()) == ["README.md", "config.json", "model.safetensors"]
     model = vitrail.load(result.folder)
@@ -289,7 +289,7 @@ def test_images_added_since_the_run_began_are_noticed(image_folder: Path, tmp_pa
     write_images(tmp_path / "more", {"low": 8}, seed=9)
     for file in (tmp_path / "more" / "low").iterdir():
         file.rename(image_folder / "low" / f"new-{file.name}")
-    with pytest.raises(UserError, match="have changed since this run began"):
+    with pytest.raises(UserError, match="has changed since this run began"):
         vitrail.train(out=tmp_path / "run", resume=True, quiet=True)
 
 

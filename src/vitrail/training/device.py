@@ -67,6 +67,11 @@ class Devices:
         return int(shared)
 
 
+def several() -> bool:
+    """Whether torchrun, or another launcher, has started more processes than this one."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
 @contextmanager
 def devices() -> Iterator[Devices]:
     """Join the processes that ``torchrun`` started, or work alone; leave them at the end."""
@@ -84,7 +89,7 @@ def devices() -> Iterator[Devices]:
         return
     own = not dist.is_initialized()
     if own:
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        _meet("nccl" if device.type == "cuda" else "gloo")
     try:
         neighbours = int(os.environ.get("LOCAL_WORLD_SIZE", world))
         control: Any = dist.new_group(backend="gloo") if dist.get_backend() != "gloo" else None
@@ -92,6 +97,13 @@ def devices() -> Iterator[Devices]:
     finally:
         if own:
             dist.destroy_process_group()
+
+
+def _meet(backend: str) -> None:
+    """Join the processes of this attempt: torchrun may keep one store over its restarts, with addresses of dead ones."""
+    store, rank, world = next(dist.rendezvous("env://"))
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    dist.init_process_group(backend, store=dist.PrefixStore(f"attempt-{attempt}", store), rank=rank, world_size=world)
 
 
 def resolve_precision(wanted: str, device: torch.device) -> str:

@@ -10,29 +10,16 @@ import torch.distributed as dist
 from vitrail.errors import Failure
 from vitrail.training import checkpoint
 from vitrail.training.device import Devices
-from vitrail.training.interrupt import StopRequest, not_for_ever
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _LOST_PEER = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer", "Broken pipe", "process group")
 
 
 @contextmanager
-def explained(folder: Path, place: Devices, stop: StopRequest) -> Iterator[None]:
+def explained(folder: Path, place: Devices) -> Iterator[None]:
     """Within the context of a run in ``folder``, what its machine does to it is a Failure that says how to go on."""
     try:
-        if place.world == 1:
-            yield
-            return
-        with not_for_ever(
-            lambda: stop.settled,
-            lambda: (
-                f"[process {place.rank}] stopped without saving, as another process does not answer; {_way_out(folder)}"
-            ),
-        ):
-            try:
-                yield
-            finally:
-                stop.settled = True
+        yield
     except Exception as error:
         if is_full(error):
             where = getattr(error, "filename", None) or folder

@@ -10,7 +10,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -64,7 +64,8 @@ class StopRequest:
             return  # the first signal is being obeyed: a second one does no harm
         self.exit_code = _INTERRUPTED if number == signal.SIGINT else _TERMINATED
         if not self._deferred:
-            raise Stopped(self.exit_code, self._at_once or "stopped before the first step: nothing was begun")
+            self.settled = True
+            raise Stopped(self.exit_code, self._at_once or "stopped before the first step: nothing has changed")
 
 
 @contextmanager
@@ -88,15 +89,11 @@ def stop_requests() -> Iterator[StopRequest]:
 
 
 @contextmanager
-def not_for_ever(agreed: Callable[[], bool], message: Callable[[], str], patience: float = _PATIENCE) -> Iterator[None]:
+def not_for_ever(stop: StopRequest, patience: float = _PATIENCE) -> Iterator[None]:
     """End the process if it is told to stop and cannot, as it waits for another process that is gone.
 
     A thread sees the signal even while the main thread waits inside a collective operation, where Python's own handlers
-    have to wait too.
-
-    Args:
-        agreed: whether the main thread has seen the signal and is stopping.
-        message: what to say when it has not, after ``patience`` seconds.
+    have to wait too. After ``patience`` seconds in which the processes have not agreed to stop, it says so and exits.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -113,12 +110,17 @@ def not_for_ever(agreed: Callable[[], bool], message: Callable[[], str], patienc
             return  # closed: the context is left
         deadline = time.monotonic() + patience
         while time.monotonic() < deadline:
-            if agreed():
+            if stop.settled:
                 return
             time.sleep(0.1)
-        if not agreed():
-            print(message(), file=sys.stderr, flush=True)
-            os._exit(_TERMINATED)
+        rank = os.environ.get("RANK", "0")
+        print(
+            f"[process {rank}] stopped without saving, as another process does not answer: --resume goes on from the "
+            "last checkpoint",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(_TERMINATED)
 
     previous = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
     watcher = threading.Thread(target=watch, daemon=True)
@@ -126,6 +128,7 @@ def not_for_ever(agreed: Callable[[], bool], message: Callable[[], str], patienc
     try:
         yield
     finally:
+        stop.settled = True
         signal.set_wakeup_fd(previous)
         writer.close()
         watcher.join(timeout=1.0)

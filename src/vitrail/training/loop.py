@@ -12,7 +12,7 @@ from vitrail.data.batches import Batch
 from vitrail.data.decode import ImageError
 from vitrail.errors import Failure, UserError
 from vitrail.evaluation.metrics import loss_and_top1, wilson_interval
-from vitrail.evaluation.run import predict_logits
+from vitrail.evaluation.run import CutOff, predict_logits
 from vitrail.training.device import Devices
 from vitrail.training.guard import Diverged, Guard
 from vitrail.training.interrupt import Stopped, StopRequest
@@ -30,10 +30,6 @@ __all__ = ["Diverged", "Loop", "Score", "evaluation_batch"]
 _FORECAST_AFTER = 3.0  # seconds of training, the first two steps left out
 _LOG_AT_LEAST_EVERY = 50  # steps
 _GO_ON, _STOP, _FAIL = 0, 1, 2  # what a process wants next; the highest is done by all
-
-
-class _CutOff(Exception):
-    """An evaluation was ended by a request to stop."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +76,10 @@ class Loop:
         """
         try:
             self._steps(iter(batches))
-        except _CutOff:
+        except CutOff:
+            if not self.stop.settled:  # this process was waiting for a batch: the others are told after theirs
+                self.devices.any(True)
+                self.stop.settled = True
             self._checkpoint()
             self._stop()
         except torch.OutOfMemoryError as error:
@@ -205,7 +204,9 @@ class Loop:
             return None
         self.devices.share_buffers(self.state.model, self.state.ema.tensors if self.state.ema else {})
         averaged = self.state.ema.in_place_of(self.state.model) if self.state.ema else nullcontext()
-        with averaged:
+        # What was compiled is the training step: other batches, in evaluation mode, would be compiled once more.
+        eager = torch.compiler.set_stance("force_eager") if self.train_step.compiled else nullcontext()
+        with averaged, eager:
             logits, targets = predict_logits(
                 self.state.model,
                 val.samples,
@@ -215,6 +216,7 @@ class Loop:
                 cached=val.cached,
                 autocast=torch.bfloat16 if self.train_step.precision == "bf16" else None,
                 progress=self._between_batches,
+                stop=lambda: self.stop.asked,
             )
         loss, top1 = loss_and_top1(logits, targets)
         return Score(loss, top1, len(targets))
@@ -228,7 +230,7 @@ class Loop:
             return
         if self.devices.any(self.stop.asked):
             self.stop.settled = True
-            raise _CutOff
+            raise CutOff
 
     def _evaluate(self) -> None:
         self._absorb()  # a run that has diverged stops here, before its weights are evaluated or saved

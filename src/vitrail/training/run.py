@@ -15,29 +15,32 @@ from vitrail.data.batches import TrainBatches
 from vitrail.data.cache import Memory
 from vitrail.data.randomness import words
 from vitrail.data.workers import loader_workers
+from vitrail.device import keep_freed_memory
 from vitrail.errors import UserError
-from vitrail.model import Model, ViTConfig, build
+from vitrail.model import Model, ViT, ViTConfig, build
 from vitrail.model.cost import Cost
 from vitrail.recipes.recipe import Recipe
 from vitrail.training import resolution
 from vitrail.training.alone import alone
 from vitrail.training.decide import begin
-from vitrail.training.device import Devices, devices, resolve_precision, worth_compiling
+from vitrail.training.device import Devices, devices, resolve_precision, several, worth_compiling
 from vitrail.training.ema import Ema
 from vitrail.training.explain import explained
 from vitrail.training.finish import Result, finish
 from vitrail.training.forecast import LONG, Work, cheaper, seconds_per_image, sentence
-from vitrail.training.interrupt import StopRequest, stop_requests
+from vitrail.training.interrupt import StopRequest, not_for_ever, stop_requests
 from vitrail.training.loop import Loop
 from vitrail.training.memory import check_memory
 from vitrail.training.optimizer import Optimisers
 from vitrail.training.plan import Plan, make_plan
 from vitrail.training.progress import TrainingProgress, clock
-from vitrail.training.resume import go_on, save_recipe
+from vitrail.training.resume import go_on, save_identity, save_recipe
 from vitrail.training.state import RunState
 from vitrail.training.step import TrainStep
 from vitrail.weights.load import load_found
 from vitrail.weights.start import start_from
+
+_DEEP = 12  # blocks; deeper models are compiled block by block
 
 
 def train(
@@ -73,13 +76,17 @@ def train(
     """
     with ExitStack() as stack:
         stop = stack.enter_context(stop_requests())
+        if several():
+            stack.enter_context(not_for_ever(stop))
         place = stack.enter_context(devices())
         stack.enter_context(_own_randomness(place))
+        if place.device.type == "cpu":
+            keep_freed_memory()
         progress = TrainingProgress(quiet=quiet or not place.first)
         restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
         folder = _folder(out)
         begun = begin(recipe, data, dict(changes or {}), folder, resume or restarted, place)
-        stack.enter_context(explained(begun.folder, place, stop))
+        stack.enter_context(explained(begun.folder, place))
         if begun.goes_on:
             stack.enter_context(alone(begun.folder, place))
         _say(progress, begun.notes)
@@ -109,11 +116,12 @@ def train(
             _say(progress, _forecast(plan, place, precision))
         place.barrier()  # every process has found the folder as it is before the first one changes it
         if begun.goes_on:
-            go_on(state, plan.recipe, begun.folder, progress, place, allow_data_change=allow_data_change)
+            go_on(state, plan, begun.folder, progress, place, allow_data_change=allow_data_change)
         else:
             stack.enter_context(alone(begun.folder, place))
         if place.first:
             save_recipe(plan.recipe, begun.folder, begun.reasons)
+            save_identity(plan, begun.folder)
         place.barrier()
 
         step = _train_step(plan, state, place, precision)
@@ -175,9 +183,9 @@ def _train_step(plan: Plan, state: RunState, place: Devices, precision: str) -> 
     """The step, with the model compiled where that pays and wrapped where several processes train."""
     network: nn.Module = state.model
     varies = plan.resolutions is not None or plan.preprocess.varies
-    if worth_compiling(plan.recipe.compile, place.device, plan.steps, varies=varies):
-        # of several sizes each is compiled by itself: positions cannot be interpolated to one that is left open
-        network.compile(dynamic=False if varies else None)
+    compiled = worth_compiling(plan.recipe.compile, place.device, plan.steps, varies=varies)
+    if compiled:
+        _compile(state.model, dynamic=False if varies else None)
     if place.world > 1:
         network = DistributedDataParallel(network, device_ids=[place.device] if place.device.type == "cuda" else None)
     return TrainStep(
@@ -193,7 +201,24 @@ def _train_step(plan: Plan, state: RunState, place: Devices, precision: str) -> 
         total=plan.steps,
         warmup=plan.warmup,
         resolutions=plan.resolutions,
+        compiled=compiled,
     )
+
+
+def _compile(model: Model, dynamic: bool | None) -> None:
+    """Compile a model in place; a deep one block by block, which share what is compiled: a few seconds and not a minute.
+
+    Args:
+        model: a Vision Transformer or a ResNet.
+        dynamic: False where there are several image sizes: positions cannot be interpolated to one that is left open.
+    """
+    torch._dynamo.reset()  # what earlier runs of this process have compiled would count against the limit of this one
+    alike = isinstance(model, ViT) and model.config.drop_path == 0  # else each block's rate is a program of its own
+    if isinstance(model, ViT) and alike and model.config.depth > _DEEP:
+        for block in model.blocks:
+            block.compile(dynamic=dynamic)
+    else:
+        model.compile(dynamic=dynamic)
 
 
 def _batches(plan: Plan, state: RunState, place: Devices, workers: int, stop: StopRequest) -> TrainBatches:
@@ -210,6 +235,7 @@ def _batches(plan: Plan, state: RunState, place: Devices, workers: int, stop: St
         cached=plan.cached or None,
         pin_memory=place.device.type == "cuda",
         resolutions=plan.resolutions,
+        stop=lambda: stop.asked,
     )
 
 
