@@ -37,3 +37,11 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         return int(ended.value.code or 0), out, err
 
     return run
+
+
+@pytest.fixture
+def whole_last_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last block computes every token, as costs are counted, even where the class token alone is pooled."""
+    from vitrail.model import ViT
+
+    monkeypatch.setattr(ViT, "_read", lambda model, images: None)

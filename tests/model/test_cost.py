@@ -15,6 +15,8 @@ from vitrail.model import VARIANTS, ViT, ViTConfig, variant
 from vitrail.model import cost as cost_of
 from vitrail.model.cost import Cost, attention_share, flops, parameters, readable
 
+pytestmark = pytest.mark.usefixtures("whole_last_block")
+
 SMALL = {
     "image_size": (32, 48),
     "patch_size": 8,

@@ -121,6 +121,7 @@ def test_merging_and_dropping_are_not_mixed() -> None:
         randomised(small()).train()(torch.randn(1, 3, 12, 20), patch_drop=0.5, merge=Merging(1))
 
 
+@pytest.mark.usefixtures("whole_last_block")
 @pytest.mark.parametrize("changes", MODELS, ids=str)
 def test_the_work_is_counted_as_it_is_done(changes: dict[str, Any]) -> None:
     model = randomised(small(**changes)).train()
@@ -131,6 +132,7 @@ def test_the_work_is_counted_as_it_is_done(changes: dict[str, Any]) -> None:
     assert counter.get_total_flops() == 2 * sum(flops(model.config, dropped=0.3).values())
 
 
+@pytest.mark.usefixtures("whole_last_block")
 @pytest.mark.parametrize(
     "changes", [{}, {"pre_norm": True, "dropout": 0.1}, {"position": "rotary2d"}, {"position_site": "layers"}], ids=str
 )

@@ -167,6 +167,7 @@ def test_what_needs_every_token_is_not_collected_of_merged_ones() -> None:
         model(images(model), collect=("merges", "tokens"), merge=Merging(2))
 
 
+@pytest.mark.usefixtures("whole_last_block")
 @pytest.mark.parametrize("changes", MODELS, ids=str)
 def test_the_work_is_counted_as_it_is_done(changes: dict[str, Any]) -> None:
     model = made(**changes)

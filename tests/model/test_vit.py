@@ -261,3 +261,57 @@ def test_norms_around_the_patches_are_over_pixels_and_over_tokens() -> None:
     pixels = images[0, :, 8:16, 16:24].reshape(-1)
     expected = stem.norm(stem.proj.weight.flatten(1) @ stem.norm_pixels(pixels) + stem.proj.bias)
     torch.testing.assert_close(stem(images)[0, 6 + 2], expected)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"distilled": True},
+        {"registers": 3, "layer_scale": 0.1, "qk_norm": True},
+        {"position": "rotary2d", "qkv_bias": False},
+        {"position": "learned2d", "gated_mlp": True},
+        {"stem": "conv", "head_width": 16, "drop_path": 0.3},
+    ],
+)
+@pytest.mark.parametrize("training", [False, True])
+def test_what_is_left_out_of_the_last_block_is_never_read(changes: dict[str, object], training: bool) -> None:
+    torch.manual_seed(0)
+    model = ViT(small(**changes)).train(training)
+    randomise(model)
+    images = torch.randn(6, 3, 32, 48)
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    results = []
+    for whole in (False, True):
+        model.load_state_dict(state)  # a conv stem's statistics move
+        model.zero_grad()
+        torch.manual_seed(1)
+        if whole:
+            z = model.encode(images)
+            assert z.shape[1] > 20
+            logits = model.classify(model.pool(z))
+        else:
+            logits = model(images)
+        logits.square().sum().backward()
+        results.append((logits.detach(), {n: p.grad for n, p in model.named_parameters() if p.grad is not None}))
+    (logits, gradients), (expected, expected_gradients) = results
+    torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
+    assert gradients.keys() == expected_gradients.keys()
+    for name, gradient in gradients.items():
+        scale = float(expected_gradients[name].abs().max())
+        torch.testing.assert_close(gradient, expected_gradients[name], atol=1e-4 * scale + 1e-6, rtol=1e-4, msg=name)
+
+
+def test_leaving_it_out_saves_the_work() -> None:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    def flops(call: object) -> int:
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            call()  # type: ignore[operator]
+        return counter.get_total_flops()
+
+    model, images = ViT(small()).eval(), torch.randn(2, 3, 32, 48)
+    with_pool, whole = flops(lambda: model.features(images)), flops(lambda: model.encode(images))
+    assert 0.78 < with_pool / whole < 0.83  # of three blocks, the last but its keys and values
+    average = ViT(small(pool="avg")).eval()
+    assert flops(lambda: average.features(images)) == flops(lambda: average.encode(images))

@@ -52,6 +52,11 @@ CONFIGS: dict[str, Any] = {
 }
 
 
+def writing_group() -> Any:
+    """As a run makes it."""
+    return Devices(dist.get_rank(), dist.get_world_size(), CPU).writing_group()
+
+
 def model_of(config: Any) -> Model:
     """Random weights everywhere, also where a fresh model has zeros."""
     torch.manual_seed(7)
@@ -279,7 +284,6 @@ def save_by_and_read_by(rank: int, folder: Path, turn: Any) -> None:
     """Every pair of world sizes; ``turn`` brings all four processes to the same line, whatever their groups."""
     torch.set_num_threads(1)
     warnings.simplefilter("error")
-    from vitrail.training import sharded
 
     for world in WORLDS:
         if rank < world:
@@ -287,7 +291,7 @@ def save_by_and_read_by(rank: int, folder: Path, turn: Any) -> None:
                 model = model_of(CONFIGS["convolutions"])
                 _, _, ema, optimisers = steps_of(model, place, how="fsdp", name="adamw", steps=2)
                 tensors = parts_of(model, ema, optimisers)
-                target, group = folder / f"by-{world}", sharded.writing_group()
+                target, group = folder / f"by-{world}", writing_group()
                 thread = threading.Thread(target=write, args=(target, tensors, group))
                 thread.start()
                 place.barrier()  # the training goes on meanwhile
@@ -324,7 +328,7 @@ def fail_together(folder: Path, place: Devices) -> None:
     """The second process cannot write: neither of them leaves anything, and both say so."""
     from vitrail.training import sharded
 
-    group = sharded.writing_group()
+    group = writing_group()
     said = ""
     try:
         with sharded.together(folder / "failed", group):
@@ -454,3 +458,38 @@ def test_one_process_and_processes_on_cpus_keep_the_model_whole_unless_asked() -
     asked = from_dict({"epochs": 1, "parallel": "fsdp"})
     assert memory.parallel_of(asked, config, Devices(0, 1, CPU), "float32") == "ddp"
     assert memory.parallel_of(asked, config, Devices(0, 4, CPU), "float32") == "fsdp"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("name", ["adamw", "sgd", "muon"])
+def test_a_gpu_holds_its_share_and_a_thread_writes_a_copy_of_it(tmp_path: Path, name: str) -> None:
+    from vitrail.training import sharded
+
+    gpu = torch.device("cuda", 0)
+    torch.cuda.set_device(gpu)
+    dist.init_process_group("nccl", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        model = model_of(CONFIGS["class token"])
+        shard(model, Devices(0, 1, gpu))
+        optimisers, ema = Optimisers(model, Optimizer(name=name)), Ema(model, 0.9)
+        for step in range(3):
+            model(torch.randn(4, 3, 8, 8, device=gpu)).square().mean().backward()
+            finite = torch.isfinite(whole(nn.utils.clip_grad_norm_(model.parameters(), 1.0)))
+            optimisers.step(finite)
+            optimisers.zero_grad()
+            ema.update(model, step)
+        tensors = parts_of(model, ema, optimisers)
+        copies = {part: {n: t.detach().cpu() for n, t in named.items()} for part, named in tensors.items()}
+        expected = {part: {n: whole(t).cpu() for n, t in named.items()} for part, named in tensors.items()}
+        thread = threading.Thread(target=write, args=(tmp_path / "saved", copies, writing_group()))
+        thread.start()
+        thread.join()
+        for named in tensors.values():
+            for tensor in named.values():
+                local(tensor.detach()).zero_()
+        sharded.load_parts(tmp_path / "saved", tensors)
+        for part, named in tensors.items():
+            assert all(torch.equal(whole(tensor).cpu(), expected[part][n]) for n, tensor in named.items())
+    finally:
+        dist.destroy_process_group()

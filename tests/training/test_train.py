@@ -284,6 +284,36 @@ def test_two_processes_train_the_same_model_as_one(image_folder: Path, tmp_path:
     assert [r["top1"] for r in two] == pytest.approx([r["top1"] for r in one], abs=0.13)
 
 
+@pytest.mark.slow
+def test_a_model_cut_up_between_processes_trains_like_a_whole_one_and_goes_on_in_one(
+    image_folder: Path, tmp_path: Path
+) -> None:
+    vitrail.train(quick(steps=1), image_folder, out=tmp_path / "any", quiet=True)
+    recipe = quick(checkpoint={"every": 4, "keep": 9})
+    files.save(files.changed(recipe, {"data.source": str(image_folder)}), tmp_path / "recipe.yaml")
+    for parallel in ("ddp", "fsdp"):
+        settings = ("--set", f"parallel={parallel}", "--out", str(tmp_path / parallel))
+        in_two_processes("--recipe", str(tmp_path / "recipe.yaml"), *settings)
+    ddp, fsdp = metrics(tmp_path / "ddp"), metrics(tmp_path / "fsdp")
+    assert [(r["step"], r["split"]) for r in ddp] == [(r["step"], r["split"]) for r in fsdp]
+    assert [r["loss"] for r in fsdp] == pytest.approx([r["loss"] for r in ddp], rel=1e-4)
+    pieces = sorted(path.name for path in last_checkpoint(tmp_path / "fsdp").iterdir())
+    assert {"model-00001-of-00002.safetensors", "optimizer-00002-of-00002.safetensors"} <= set(pieces)
+    whole = weights(tmp_path / "ddp")
+    for name, tensor in weights(tmp_path / "fsdp").items():
+        torch.testing.assert_close(tensor, whole[name], atol=1e-3, rtol=1e-3)
+
+    # Killed after step 8, it goes on in one process, and in two with the model whole.
+    for how in ("one", "two"):
+        shutil.copytree(tmp_path / "fsdp", tmp_path / how)
+        shutil.rmtree(last_checkpoint(tmp_path / how))
+    vitrail.train(out=tmp_path / "one", resume=True, quiet=True)
+    in_two_processes("--resume", "--set", "parallel=ddp", "--out", str(tmp_path / "two"))
+    for how in ("one", "two"):
+        assert [(r["step"], r["split"]) for r in metrics(tmp_path / how)] == [(r["step"], r["split"]) for r in fsdp]
+    assert [r["loss"] for r in metrics(tmp_path / "two")] == pytest.approx([r["loss"] for r in fsdp], rel=1e-4)
+
+
 def test_images_added_since_the_run_began_are_noticed(image_folder: Path, tmp_path: Path) -> None:
     vitrail.train(quick(steps=4), image_folder, out=tmp_path / "run", quiet=True)
     write_images(tmp_path / "more", {"low": 8}, seed=9)

@@ -134,14 +134,24 @@ class Attention(nn.Module):
         self.proj = nn.Linear(config.attention_width, config.width)
         self.proj_drop = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, place: Place = NOWHERE, collected: Collected | None = None) -> Tensor:
-        """``collected``: where to keep what its names ask for, of ``queries``, ``keys``, ``values``, ``bias``, ``heads``
-        and ``attention``, of which the last takes the explicit path."""
+    def forward(
+        self, x: Tensor, place: Place = NOWHERE, collected: Collected | None = None, only: int | None = None
+    ) -> Tensor:
+        """
+        Args:
+            x: (B, N, D).
+            place: where the tokens lie.
+            collected: where to keep what its names ask for, of ``queries``, ``keys``, ``values``, ``bias``, ``heads`` and
+                ``attention``, of which the last takes the explicit path.
+            only: compute the answers of so many tokens, the first ones, (B, only, D); all of them are still attended to.
+                Not for positions that give a score to each pair of tokens.
+        """
         collected = {} if collected is None else collected
-        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in self.qkv(x).chunk(3, dim=-1))
+        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in self._projected(x, only))
         q, k = self.q_norm(q), self.k_norm(k)
         if place.rotation is not None:
-            q, k = rotate(q, place.rotation), rotate(k, place.rotation)
+            cos, sin = place.rotation
+            q, k = rotate(q, (cos[..., :only, :], sin[..., :only, :])), rotate(k, place.rotation)
         bias = None if place.bias is None else place.bias(q).to(q.dtype)
         dropout = self.dropout if self.training else 0.0
         weights = None
@@ -153,3 +163,11 @@ class Attention(nn.Module):
             heads = attend(q, k, v, dropout, bias)
         keep(collected, queries=q, keys=k, values=v, bias=bias, heads=heads, attention=weights)
         return self.proj_drop(self.proj(heads.transpose(1, 2).flatten(2)))
+
+    def _projected(self, x: Tensor, only: int | None) -> tuple[Tensor, ...]:
+        """Queries of all tokens or of the first ones, keys and values of all."""
+        if only is None:
+            return self.qkv(x).chunk(3, dim=-1)
+        weight, bias, A = self.qkv.weight, self.qkv.bias, self.qkv.out_features // 3
+        q = F.linear(x[:, :only], weight[:A], None if bias is None else bias[:A])
+        return (q, *F.linear(x, weight[A:], None if bias is None else bias[A:]).chunk(2, dim=-1))

@@ -80,8 +80,17 @@ class Block(nn.Module):
         self.ls2 = scale()
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, z: Tensor, place: Place, collected: Collected, merge: Merge | None = None) -> Tensor:
-        """``merge``: what makes fewer tokens of those behind the attention, by its keys."""
+    def forward(
+        self, z: Tensor, place: Place, collected: Collected, merge: Merge | None = None, only: int | None = None
+    ) -> Tensor:
+        """
+        Args:
+            z: (B, N, D).
+            place: where the tokens lie.
+            collected: where to keep what its names ask for.
+            merge: makes fewer tokens of those behind the attention, by its keys.
+            only: how many of the tokens, the first ones, are read afterwards, if not all; the result may be those alone.
+        """
         if place.added is not None:
             z = z + place.added
         drop_path = self.drop_path
@@ -89,10 +98,10 @@ class Block(nn.Module):
             return self._skipping(z, place)
         keys: list[Tensor] = []
         asked = collected if merge is None else {**collected, "keys": keys}
-        attention = self.attn(self.norm1(z), place, asked)
+        attention = self.attn(self.norm1(z), place, asked, only)
         lengths = place.lengths
         attention = self.drop_path(self.ls1(attention), lengths)
-        z = z + attention
+        z = z[:, :only] + attention
         if merge is not None:
             z = merge(z, keys[0])
         mlp = self.drop_path(self.ls2(self.mlp(self.norm2(z))), lengths)

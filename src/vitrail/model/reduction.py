@@ -11,7 +11,7 @@ from vitrail.model.config import ViTConfig
 from vitrail.model.resnet_config import ResNetConfig
 
 # Kinds of position that add to the scores of pairs of tokens; of those that are left, pairs would have to be looked up.
-_OF_PAIRS = ("relative", "relative_bias")
+OF_PAIRS = ("relative", "relative_bias")
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def require_reducible(config: ViTConfig | ResNetConfig, what: str) -> None:
     """
     if not isinstance(config, ViTConfig):
         raise UserError(f"{what}: a ResNet has no tokens; leave it out")
-    if config.position in _OF_PAIRS:
+    if config.position in OF_PAIRS:
         raise UserError(
             f"{what}: {config.position} positions belong to pairs of patches on the whole grid, which a reduced sequence "
             "does not have; leave it out, or take a model with another kind of position"

@@ -21,7 +21,7 @@ from vitrail.model.merging import Merged, log_sizes
 from vitrail.model.patches import STEMS, ConvStem
 from vitrail.model.pooling import AttentionPool
 from vitrail.model.positions import KINDS
-from vitrail.model.reduction import Merging, followed, require_reducible
+from vitrail.model.reduction import OF_PAIRS, Merging, followed, require_reducible
 
 # What ``collect`` gives: name -> the shape of one layer's entry.
 COLLECTABLE = {
@@ -147,7 +147,9 @@ class ViT(nn.Module):
         patch_size: int | None,
         merge: Merging | None = None,
         patch_drop: float = 0.0,
+        only: int | None = None,
     ) -> Encoded:
+        """``only``: how many tokens, the first ones, are read afterwards, where it is known; the last block gives those."""
         z = self.embed(images, patch_size=patch_size)
         keep(collected, embedded=z)
         _, shapes = self._batches(images, patch_size)
@@ -158,8 +160,13 @@ class ViT(nn.Module):
             lengths = [(count, tokens) for (count, _), tokens in zip(lengths, kept.tokens, strict=True)]
         places = self._places(shapes, z.device, kept)
         merged = None if merge is None else self._merged(merge, z, collected)
-        for block, place in zip(self.blocks, places, strict=True):
-            z = block(z, place, collected) if merged is None else block(z, merged.place(place), collected, merged.merge)
+        for layer, (block, place) in enumerate(zip(self.blocks, places, strict=True), start=1):
+            if merged is not None:
+                place = merged.place(place)
+            if only is not None and layer == len(self.blocks):
+                z = block(z, place, collected, only=only)
+            else:
+                z = block(z, place, collected, None if merged is None else merged.merge)
         z = self.norm(z)
         keep(collected, normed=z)
         if "merges" in collected:
@@ -209,7 +216,8 @@ class ViT(nn.Module):
     ) -> Tensor:
         """Pooled features before the head: (B, C, H, W) -> (B, ``config.feature_width``).
 
-        Of several batches, those of all images, in order. ``patch_size``, ``merge`` and ``patch_drop`` as in ``forward``.
+        What the last block would compute of patches that are not pooled is left out. Of several batches, the features of
+        all images, in order. ``patch_size``, ``merge`` and ``patch_drop`` as in ``forward``.
         """
         merge = self.merge if merge is None else merge
         if merge is not None and patch_drop:
@@ -217,11 +225,24 @@ class ViT(nn.Module):
         if merge is not None and not isinstance(images, Tensor) and len(images) > 1:
             # each size has its own tokens to merge: nothing is packed
             return torch.cat([self.features(batch, patch_size=patch_size, merge=merge) for batch in images])
-        z, shapes, sizes = self._encode(images, {}, patch_size, merge, patch_drop)
+        z, shapes, sizes = self._encode(images, {}, patch_size, merge, patch_drop, self._read(images))
         if len(shapes) == 1:
             return self.pool(z, sizes)
         parts = z[0].split([count * tokens for count, tokens in shapes])
         return torch.cat([self.pool(part.unflatten(0, shape)) for part, shape in zip(parts, shapes, strict=True)])
+
+    def _read(self, images: Images) -> int | None:
+        """How many tokens behind the last block are read, if they are its class token (and that of distillation) alone.
+
+        What that block would compute of the patches is never used: of 12 blocks, that is 7 % of the work. None where each
+        token must be there: for positions of pairs or in every block, and for dropout, which would draw for other tokens.
+        """
+        config = self.config
+        dropout = self.training and (config.dropout or config.attention_dropout)
+        several = not isinstance(images, Tensor) and len(images) > 1
+        if config.pool != "token" or config.position in OF_PAIRS or config.site == "layers" or dropout or several:
+            return None
+        return 2 if config.distilled else 1
 
     def classify(self, features: Tensor) -> Tensor:
         """The head: (B, feature width) -> (B, classes); with a representation layer, dense and tanh come first.

@@ -1,6 +1,7 @@
 """The checkpoint format: a folder ``step-00001200`` that is complete or absent, with the SHA-256 of every file.
 
-    model.safetensors      the weights as trained
+    model.safetensors      the weights as trained; of a model that is cut up between n processes, n files, in each of
+                           which is what one of them holds: model-00001-of-00004.safetensors (see ``sharded``)
     ema.safetensors        their moving average, if the recipe has one
     optimizer.safetensors  the optimisers' tensors, ``parameter name:key``
     state.json             step, best validation result, recipe, seconds spent
@@ -15,7 +16,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -23,6 +24,9 @@ from torch import Tensor
 
 from vitrail.weights import replace
 from vitrail.weights.folder import sha256
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 _NAME = re.compile(r"step-(\d{8,})$")
 _MANIFEST = "manifest.json"
@@ -35,11 +39,20 @@ class Checkpoint:
 
     step: int
     tensors: dict[str, dict[str, Tensor]]
+    """Empty for one on the disk whose tensors are in pieces; ``sharded.load_parts`` reads them."""
     state: dict[str, Any]
+    path: Path | None = None
+    """Where it is on the disk."""
 
 
 def save(
-    folder: Path, checkpoint: Checkpoint, *, keep: int, best: int | None = None, logs: Sequence[Path] = ()
+    folder: Path,
+    checkpoint: Checkpoint,
+    *,
+    keep: int,
+    best: int | None = None,
+    logs: Sequence[Path] = (),
+    group: "ProcessGroup | None" = None,
 ) -> Path:
     """Write a checkpoint below ``folder``, atomically, and remove old ones.
 
@@ -48,22 +61,43 @@ def save(
         keep: how many of the newest are kept, this one included.
         best: the step of one that is kept besides.
         logs: files that are brought to the disk before the checkpoint appears, as it says that they hold what they do.
+        group: of the processes between which the tensors are cut up; all of them save.
     """
     target = folder / f"step-{checkpoint.step:08d}"
-    with replace.folder(target) as staging:
-        for part, tensors in checkpoint.tensors.items():
-            plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-            save_file(plain, staging / f"{part}.safetensors")
-        (staging / _STATE).write_text(_json({"step": checkpoint.step, **checkpoint.state}), encoding="utf-8")
-        hashes = {file.name: sha256(file) for file in sorted(staging.iterdir())}
-        (staging / _MANIFEST).write_text(_json({"sha256": hashes}), encoding="utf-8")
-        for log in logs:
-            replace.sync(log)
+    if group is not None:
+        _save_pieces(target, checkpoint, logs, group)
+        if group.rank() != 0:
+            return target
+    else:
+        with replace.folder(target) as staging:
+            for part, tensors in checkpoint.tensors.items():
+                plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+                save_file(plain, staging / f"{part}.safetensors")
+            hashes = {file.name: sha256(file) for file in sorted(staging.iterdir())}
+            _complete(staging, checkpoint, hashes, logs)
     older = [step for step in steps(folder) if step < checkpoint.step]
     for old in older[: max(0, len(older) - keep + 1)]:
         if old != best:
             _remove(folder / f"step-{old:08d}")
     return target
+
+
+def _save_pieces(target: Path, checkpoint: Checkpoint, logs: Sequence[Path], group: "ProcessGroup") -> None:
+    from vitrail.training import sharded
+
+    with sharded.together(target, group) as staging:
+        hashes = sharded.save_parts(staging, checkpoint.tensors, group)
+        if group.rank() == 0:
+            _complete(staging, checkpoint, hashes, logs)
+
+
+def _complete(staging: Path, checkpoint: Checkpoint, hashes: dict[str, str], logs: Sequence[Path]) -> None:
+    """Write what is not tensors, and last the manifest of all files."""
+    (staging / _STATE).write_text(_json({"step": checkpoint.step, **checkpoint.state}), encoding="utf-8")
+    hashes = {**hashes, _STATE: sha256(staging / _STATE)}
+    (staging / _MANIFEST).write_text(_json({"sha256": dict(sorted(hashes.items()))}), encoding="utf-8")
+    for log in logs:
+        replace.sync(log)
 
 
 def set_aside_after(folder: Path, step: int) -> None:
@@ -106,8 +140,10 @@ def newest_valid(folder: Path, *, at_most: int | None = None) -> tuple[Checkpoin
 
 def _read(path: Path) -> Checkpoint:
     state = json.loads((path / _STATE).read_text(encoding="utf-8"))
-    tensors = {Path(name).stem: load_file(path / name) for name in _hashes(path) if name.endswith(".safetensors")}
-    return Checkpoint(state.pop("step"), tensors, state)
+    names = [name for name in _hashes(path) if name.endswith(".safetensors")]
+    in_pieces = any("-of-" in name for name in names)
+    tensors = {} if in_pieces else {Path(name).stem: load_file(path / name) for name in names}
+    return Checkpoint(state.pop("step"), tensors, state, path)
 
 
 def _problem(path: Path) -> str | None:

@@ -38,6 +38,11 @@ class Devices:
         """Wait until every process is here."""
         self.highest(0)
 
+    def writing_group(self) -> dist.ProcessGroup:
+        """A group for writing alone, so that it can be done in a thread while the training goes on; made by all, once."""
+        group: Any = dist.new_group(backend="gloo")
+        return group
+
     def mean(self, value: torch.Tensor) -> torch.Tensor:
         """The mean of a tensor over all processes."""
         if self.world > 1:

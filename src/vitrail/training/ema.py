@@ -6,6 +6,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from vitrail.training.sharding import local
+
 
 class Ema:
     """An exponential moving average of a model's parameters; its buffers (a norm's statistics) are averaged too.
@@ -24,7 +26,7 @@ class Ema:
         weight = 1 - min(self.decay, (1 + step) / (10 + step))
         present = model.state_dict()
         floats = [name for name, tensor in self.tensors.items() if tensor.is_floating_point()]
-        torch._foreach_lerp_([self.tensors[n] for n in floats], [present[n] for n in floats], weight)
+        torch._foreach_lerp_([local(self.tensors[n]) for n in floats], [local(present[n]) for n in floats], weight)
         for name in self.tensors.keys() - set(floats):
             self.tensors[name].copy_(present[name])
 

@@ -109,7 +109,7 @@ class Guard:
             raise Diverged(
                 f"{what}, and there is no checkpoint before it: set checkpoint.every lower, or guard.spike=null"
             )
-        state.restore_tensors(found)
+        state.restore_tensors(found, self.devices.control)
         state.health.rollbacks += 1
         self.say(f"{what}: back to the weights of step {found.step}; the images since then are left out")
         return found.step

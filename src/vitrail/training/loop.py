@@ -13,6 +13,7 @@ from vitrail.data.decode import ImageError
 from vitrail.errors import Failure, UserError
 from vitrail.evaluation.metrics import loss_and_top1, wilson_interval
 from vitrail.evaluation.run import CutOff, predict_logits
+from vitrail.model import Model
 from vitrail.training.device import Devices
 from vitrail.training.guard import Diverged, Guard
 from vitrail.training.interrupt import Stopped, StopRequest
@@ -21,6 +22,7 @@ from vitrail.training.pace import Pace
 from vitrail.training.plan import Plan
 from vitrail.training.progress import TrainingProgress, clock
 from vitrail.training.saver import Saver
+from vitrail.training.sharding import is_sharded, whole_model
 from vitrail.training.state import Best, RunState, Window, worth_keeping
 from vitrail.training.step import StepResult, TrainStep
 from vitrail.weights.folder import save
@@ -57,7 +59,9 @@ class Loop:
     def __post_init__(self) -> None:
         self.log = MetricsLog(self.folder)
         checkpoints = self.folder / "checkpoints"
-        self.saver = Saver(checkpoints, self.plan.recipe.checkpoint.keep, [self.log.path])
+        self.sharded = is_sharded(self.state.model)
+        group = self.devices.writing_group() if self.sharded else None
+        self.saver = Saver(checkpoints, self.plan.recipe.checkpoint.keep, [self.log.path], group)
         log = self.log if self.devices.first else None
         self.guard = Guard(self.plan, self.state, self.devices, checkpoints, self.progress.say, log)
         self.log_every = min(_LOG_AT_LEAST_EVERY, max(1, self.plan.steps // 200))
@@ -243,6 +247,7 @@ class Loop:
         if kept:
             state.best = Best(state.step, highest)
         state.evaluated = state.step
+        best = self._whole_model() if kept and self.sharded else state.model
         if not self.devices.first:
             return
         if result is not None:
@@ -255,18 +260,24 @@ class Loop:
                 f"loss {result.loss:.3f}{'  kept' if kept else ''}"
             )
         if kept:
-            self._save_model(result)
+            assert best is not None
+            self._save_model(best, result)
 
-    def _save_model(self, result: Score | None) -> None:
+    def _whole_model(self) -> Model | None:
+        """What is to be kept, of a model that is cut up: brought together in the first process; None in the others."""
+        ema = self.state.ema
+        return whole_model(self.state.model, ema.tensors if ema else self.state.model.state_dict(), self.devices)
+
+    def _save_model(self, model: Model, result: Score | None) -> None:
         metrics = {"val top-1": result.top1, "val loss": result.loss} if result else {}
-        averaged = self.state.ema.in_place_of(self.state.model) if self.state.ema else nullcontext()
-        with averaged:
-            save(self.state.model, self.folder / "model", metrics=metrics)
+        ema = None if self.sharded else self.state.ema
+        with ema.in_place_of(model) if ema else nullcontext():
+            save(model, self.folder / "model", metrics=metrics)
 
     def _checkpoint(self) -> None:
         self._absorb()
         self.guard.check_weights()
-        if self.devices.first:
+        if self.devices.first or self.sharded:
             self.saver.save(self.state.checkpoint(), self.state.best.step if self.state.best else None)
 
     def _stop(self) -> None:

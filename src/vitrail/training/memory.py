@@ -2,12 +2,13 @@
 
 from contextlib import suppress
 from pathlib import Path
+from typing import Literal
 
 import psutil
 import torch
 
 from vitrail.errors import UserError
-from vitrail.model import ModelConfig, cost
+from vitrail.model import ModelConfig, ResNetConfig, cost
 from vitrail.model.fields import size_text
 from vitrail.recipes.recipe import Recipe
 from vitrail.training.device import Devices
@@ -16,6 +17,7 @@ from vitrail.training.resolution import at_pair, images_a_part, pairs_of
 _CGROUP = Path("/sys/fs/cgroup")
 _CGROUP_LIMIT, _CGROUP_USED, _CGROUP_STAT = (_CGROUP / name for name in ("memory.max", "memory.current", "memory.stat"))
 _MARGIN = 0.9  # of what is free: the estimate leaves out what libraries keep for themselves
+_CROWDED = 0.8  # of a GPU's memory: from there on ``parallel: auto`` cuts the model up
 
 
 def free_bytes(device: torch.device) -> int:
@@ -35,15 +37,55 @@ def _page_cache() -> int:
     return int(rows["inactive_file"]) + int(rows["active_file"])
 
 
-def step_bytes(recipe: Recipe, config: ModelConfig, *, batch_size: int, precision: str) -> int:
-    """An estimate of what one process needs for a step of ``batch_size`` images, weights and optimiser included."""
-    return cost.training_bytes(
+def step_bytes(recipe: Recipe, config: ModelConfig, *, batch_size: int, precision: str, shards: int = 1) -> int:
+    """An estimate of what one process needs for a step of ``batch_size`` images, weights and optimiser included.
+
+    Args:
+        shards: how many processes the weights, gradients, moments and average are cut up between; each then holds its
+            share, and beside it the weights and gradients that it has together at a time.
+    """
+    activation_bytes = 2 if precision == "bf16" else 4
+    whole = cost.training_bytes(
         config,
         batch_size,
-        activation_bytes=2 if precision == "bf16" else 4,
+        activation_bytes=activation_bytes,
         optimizer_states=1 if recipe.optimizer.name == "sgd" else 2,
         ema=recipe.ema.decay > 0,
     )
+    if shards == 1:
+        return whole
+    activations = cost.training_activation_bytes(config, batch_size, activation_bytes)
+    # autocast's copies of all weights stay from the forward to the backward pass
+    copies = 2 * sum(cost.parameters(config).values()) if precision == "bf16" else 0
+    return (whole - activations) // shards + 2 * cost.FLOAT32 * _together(config) + copies + activations
+
+
+def _together(config: ModelConfig) -> int:
+    """Parameters that a process has together at a time of a model that is cut up: see ``sharding.units``.
+
+    Two blocks, one computing and the next on its way, and all that is no block; of a ResNet at most its largest stage.
+    """
+    counts = cost.parameters(config)
+    if isinstance(config, ResNetConfig):
+        stages = [count for part, count in counts.items() if part.startswith("stage")]
+        return sum(counts.values()) - sum(stages) + max(stages)
+    blocks = counts["attention projections"] + counts["mlp"]
+    return sum(counts.values()) - blocks + min(2, config.depth) * blocks // config.depth
+
+
+def parallel_of(recipe: Recipe, config: ModelConfig, place: Devices, precision: str) -> Literal["ddp", "fsdp"]:
+    """How several processes train: as ``recipe.parallel`` says, or with a model cut up where it would crowd a GPU.
+
+    Every process must call it, and comes to the same answer. One process alone cuts nothing up.
+    """
+    if place.world == 1:
+        return "ddp"
+    if recipe.parallel != "auto" or place.device.type != "cuda":
+        return "fsdp" if recipe.parallel == "fsdp" else "ddp"
+    share = recipe.batch_size // place.world // recipe.optimizer.accumulate
+    need = step_bytes(recipe, config, batch_size=share, precision=precision)
+    _, of_gpu = torch.cuda.mem_get_info(place.device)
+    return "fsdp" if place.any(need > _CROWDED * of_gpu) else "ddp"
 
 
 def check_memory(recipe: Recipe, config: ModelConfig, place: Devices, precision: str) -> str:
@@ -56,17 +98,18 @@ def check_memory(recipe: Recipe, config: ModelConfig, place: Devices, precision:
     share = recipe.batch_size // world // recipe.optimizer.accumulate
     # processes on one machine share its memory, but each has its own GPU
     free = free_bytes(place.device) // (1 if place.device.type == "cuda" else place.neighbours)
-    need = step_bytes(recipe, config, batch_size=share, precision=precision)
+    shards = world if parallel_of(recipe, config, place, precision) == "fsdp" else 1
+    need = step_bytes(recipe, config, batch_size=share, precision=precision, shards=shards)
     if need <= _MARGIN * free:
-        _check_sizes(recipe, config, world, precision, free)
+        _check_sizes(recipe, config, world, precision, free, shards)
         return f"memory: about {gigabytes(need)} for a step, {gigabytes(free)} free"
     message = (
         f"batch_size {recipe.batch_size} needs about {gigabytes(need)} for a step, and {gigabytes(free)} are free: "
     )
     fits = share
-    while fits > 1 and step_bytes(recipe, config, batch_size=fits, precision=precision) > _MARGIN * free:
+    while fits > 1 and step_bytes(recipe, config, batch_size=fits, precision=precision, shards=shards) > _MARGIN * free:
         fits //= 2
-    if step_bytes(recipe, config, batch_size=fits, precision=precision) > _MARGIN * free:
+    if step_bytes(recipe, config, batch_size=fits, precision=precision, shards=shards) > _MARGIN * free:
         raise UserError(message + "no batch fits; take a smaller model or image size")
     whole = recipe.batch_size // world
     parts = next(k for k in range(-(-whole // fits), whole + 1) if whole % k == 0)
@@ -76,11 +119,11 @@ def check_memory(recipe: Recipe, config: ModelConfig, place: Devices, precision:
     )
 
 
-def _check_sizes(recipe: Recipe, config: ModelConfig, world: int, precision: str, free: int) -> None:
+def _check_sizes(recipe: Recipe, config: ModelConfig, world: int, precision: str, free: int, shards: int) -> None:
     """A UserError if a step fits at the model's own size, but at another size of the run its parts do not."""
     for pair in pairs_of(recipe.resolution, config) if recipe.resolution.varies else ():
         images = images_a_part(recipe, config, pair, world)
-        need = step_bytes(recipe, at_pair(config, pair), batch_size=images, precision=precision)
+        need = step_bytes(recipe, at_pair(config, pair), batch_size=images, precision=precision, shards=shards)
         if need > _MARGIN * free:
             what = "1 image" if images == 1 else f"{images} images"
             raise UserError(

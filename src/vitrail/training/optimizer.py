@@ -1,6 +1,7 @@
 """Parameter groups and optimisers: what decays, at which learning rate each layer learns, and by which rule."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 
 from vitrail.model import Model, ModelConfig, ResNetConfig
 from vitrail.recipes.recipe import Optimizer
+from vitrail.training.sharding import local
 
 _TOKENS = ("cls_token", "dist_token", "reg_token", "pos_embed")
 _NEVER_DECAYED = (*_TOKENS, "attn_pool.latent")
@@ -102,6 +104,22 @@ class Optimisers:
             if isinstance(value, Tensor)
         }
 
+    def room(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+        """Tensors to read a state of these shapes into: moments placed, and cut up, as their parameters are.
+
+        Raises:
+            ValueError: a state of a parameter that the model does not have.
+        """
+        parameters = {name: parameter.detach() for parameter, name in self.names.items()}
+        rooms: dict[str, Tensor] = {}
+        for path, shape in shapes.items():
+            parameter = parameters.get(path.rpartition(":")[0])
+            if parameter is None:
+                raise ValueError(f"{path} belongs to no parameter of the model")
+            # what has another shape, such as a step counter, is whole in every process
+            rooms[path] = torch.empty_like(parameter) if tuple(parameter.shape) == shape else torch.empty(shape)
+        return rooms
+
     def load_state(self, tensors: dict[str, Tensor]) -> None:
         """The inverse of ``state``."""
         by_parameter: dict[str, dict[str, Tensor]] = {}
@@ -127,8 +145,9 @@ def _build(settings: Optimizer, muon: bool, groups: list[tuple[Rule, list[nn.Par
         # The update is scaled to AdamW's size (Liu et al., 2025), so that both share one learning rate.
         return torch.optim.Muon(described, lr=lr, momentum=settings.momentum, adjust_lr_fn="match_rms_adamw")
     if settings.name == "sgd":
-        on_gpu = all(p.device.type == "cuda" for _, params in groups for p in params)
-        return torch.optim.SGD(described, lr=lr, momentum=settings.momentum, fused=on_gpu or None)
+        # torch has no fused SGD of parameters that are cut up between processes
+        fuses = all(p.device.type == "cuda" and local(p) is p for _, params in groups for p in params)
+        return torch.optim.SGD(described, lr=lr, momentum=settings.momentum, fused=fuses or None)
     kind = torch.optim.Adam if settings.name == "adam" else torch.optim.AdamW
     fused = all(p.device.type in ("cpu", "cuda") for _, params in groups for p in params)
     return kind(described, lr=lr, betas=settings.betas, eps=settings.eps, fused=fused)

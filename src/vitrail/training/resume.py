@@ -17,7 +17,7 @@ from vitrail.training.state import RunState
 from vitrail.weights import replace
 
 _IDENTITY = "data.parquet"
-FREE = frozenset({"data.workers", "data.cache", "data.source", "checkpoint.every", "checkpoint.keep"})
+FREE = frozenset({"data.workers", "data.cache", "data.source", "checkpoint.every", "checkpoint.keep", "parallel"})
 """What may differ when a run goes on, as it changes nothing that is computed. That the images of another source are the
 same is seen to by itself. Any key of ``guard`` may differ too."""
 
@@ -61,7 +61,7 @@ def go_on(
             )
         if changed:
             progress.say(f"{plan.name} has changed since this run began: {changed}")
-        state.restore(found)
+        state.restore(found, place.control)
     progress.say(f"going on from step {state.step} of the run in {folder}")
     place.barrier()  # every process has read what it goes on from
     if place.first:

@@ -17,7 +17,7 @@ from vitrail.data.randomness import words
 from vitrail.data.workers import loader_workers
 from vitrail.device import keep_freed_memory
 from vitrail.errors import UserError
-from vitrail.model import Model, ViT, ViTConfig, build
+from vitrail.model import Model, ViT, ViTConfig, build, cost
 from vitrail.model.cost import Cost
 from vitrail.recipes.recipe import Recipe
 from vitrail.training import resolution
@@ -30,11 +30,12 @@ from vitrail.training.finish import Result, finish
 from vitrail.training.forecast import LONG, Work, cheaper, seconds_per_image, sentence
 from vitrail.training.interrupt import StopRequest, not_for_ever, stop_requests
 from vitrail.training.loop import Loop
-from vitrail.training.memory import check_memory
+from vitrail.training.memory import check_memory, parallel_of
 from vitrail.training.optimizer import Optimisers
 from vitrail.training.plan import Plan, make_plan
 from vitrail.training.progress import TrainingProgress, clock
 from vitrail.training.resume import go_on, save_identity, save_recipe
+from vitrail.training.sharding import is_sharded, shard, units
 from vitrail.training.state import RunState
 from vitrail.training.step import TrainStep
 from vitrail.weights.load import load_found
@@ -101,8 +102,9 @@ def train(
             approve=lambda config: check_memory(begun.recipe, config, place, precision),
         )
         of_step = check_memory(plan.recipe, plan.config, place, precision)
+        parallel = parallel_of(plan.recipe, plan.config, place, precision)
 
-        model, started = _model(plan, place)
+        model, started = _model(plan, place, parallel)
         state = RunState(
             model,
             Optimisers(model, plan.recipe.optimizer),
@@ -111,7 +113,7 @@ def train(
             plan.recipe.to_dict(),
         )
         sizes = [resolution.sentence(plan.resolutions)] if plan.resolutions else []
-        _say(progress, [*plan.notes, *started, _describe(plan, model, place, precision), *sizes, of_step])
+        _say(progress, [*plan.notes, *started, _describe(plan, place, precision, parallel), *sizes, of_step])
         if plan.recipe.init and not begun.goes_on:
             _say(progress, _forecast(plan, place, precision))
         place.barrier()  # every process has found the folder as it is before the first one changes it
@@ -158,7 +160,7 @@ def _own_randomness(place: Devices) -> AbstractContextManager[None]:
     return torch.random.fork_rng([place.device] if place.device.type == "cuda" else [])
 
 
-def _model(plan: Plan, place: Devices) -> tuple[Model, list[str]]:
+def _model(plan: Plan, place: Devices, parallel: str) -> tuple[Model, list[str]]:
     """The model at its start: from another model's weights, or from random ones that depend on the seed alone."""
     torch.manual_seed(int(words(plan.recipe.seed, "init", 0, count=1)[0, 0] >> 1))
     if plan.start:
@@ -167,11 +169,14 @@ def _model(plan: Plan, place: Devices) -> tuple[Model, list[str]]:
     else:
         model, notes = build(plan.config), []
     model.preprocess, model.labels = plan.preprocess, plan.labels
-    model.to(place.device)
     if place.world > 1 and place.device.type == "cuda" and not plan.preprocess.varies:
         # A conv stem then normalises over the whole batch, and not over each GPU's share. Where images have different
         # sizes, each process has its own number of groups, and they would wait for each other in vain.
         nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    if parallel == "fsdp":
+        shard(model, place)
+    else:
+        model.to(place.device)
     return model, notes
 
 
@@ -186,7 +191,7 @@ def _train_step(plan: Plan, state: RunState, place: Devices, precision: str) -> 
     compiled = worth_compiling(plan.recipe.compile, place.device, plan.steps, varies=varies)
     if compiled:
         _compile(state.model, dynamic=False if varies else None)
-    if place.world > 1:
+    if place.world > 1 and not is_sharded(state.model):
         network = DistributedDataParallel(network, device_ids=[place.device] if place.device.type == "cuda" else None)
     return TrainStep(
         recipe=plan.recipe,
@@ -214,9 +219,9 @@ def _compile(model: Model, dynamic: bool | None) -> None:
     """
     torch._dynamo.reset()  # what earlier runs of this process have compiled would count against the limit of this one
     alike = isinstance(model, ViT) and model.config.drop_path == 0  # else each block's rate is a program of its own
-    if isinstance(model, ViT) and alike and model.config.depth > _DEEP:
-        for block in model.blocks:
-            block.compile(dynamic=dynamic)
+    if is_sharded(model) or (isinstance(model, ViT) and alike and model.config.depth > _DEEP):
+        for unit in units(model):
+            unit.compile(dynamic=dynamic)
     else:
         model.compile(dynamic=dynamic)
 
@@ -264,13 +269,14 @@ def _forecast(plan: Plan, place: Devices, precision: str) -> list[str]:
     return lines
 
 
-def _describe(plan: Plan, model: Model, place: Devices, precision: str) -> str:
+def _describe(plan: Plan, place: Devices, precision: str, parallel: str) -> str:
     config, n = plan.config, len(plan.train.samples)
-    parameters = sum(p.numel() for p in model.parameters())
+    parameters = sum(cost.parameters(config).values())
     h, w = config.image_size
     tokens = f" in {config.tokens} tokens" if isinstance(config, ViTConfig) else ""
+    cut_up = ", the model cut up between them" if parallel == "fsdp" else ""
     return (
         f"model: {parameters / 1e6:.1f} M parameters, {h}x{w} pixels{tokens}; "
         f"{n:,} images of {len(plan.labels)} classes; steps: {plan.steps:,} of {plan.recipe.batch_size} images, "
-        f"epochs: {plan.steps / plan.steps_per_epoch:.3g}; {place.world} x {place.device}, {precision}"
+        f"epochs: {plan.steps / plan.steps_per_epoch:.3g}; {place.world} x {place.device}, {precision}{cut_up}"
     )

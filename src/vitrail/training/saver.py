@@ -4,11 +4,15 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from vitrail.training import checkpoint
 from vitrail.training.checkpoint import Checkpoint
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 
 @dataclass
@@ -19,6 +23,8 @@ class Saver:
     keep: int
     logs: Sequence[Path] = ()
     """Files that a checkpoint relies on: on disk before it appears."""
+    group: "ProcessGroup | None" = None
+    """Of the processes between which the model is cut up: all of them save; None where one has it whole."""
     _thread: threading.Thread | None = field(default=None, init=False)
     _error: BaseException | None = field(default=None, init=False)
 
@@ -54,7 +60,7 @@ class Saver:
 
     def _write(self, copy: Checkpoint, best: int | None) -> None:
         try:
-            checkpoint.save(self.folder, copy, keep=self.keep, best=best, logs=self.logs)
+            checkpoint.save(self.folder, copy, keep=self.keep, best=best, logs=self.logs, group=self.group)
         except BaseException as error:  # told to the training thread
             self._error = error
 

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -11,6 +11,10 @@ from vitrail.model import Model
 from vitrail.training.checkpoint import Checkpoint
 from vitrail.training.ema import Ema
 from vitrail.training.optimizer import Optimisers
+from vitrail.training.sharding import is_sharded, local
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 _RECENT = 10  # logged losses that a new one is compared with
 
@@ -109,11 +113,14 @@ class RunState:
         """Whether no tensor of the run, here, holds NaN or infinity."""
         tensors = [t for named in self.checkpoint().tensors.values() for t in named.values() if t.is_floating_point()]
         device = next(self.model.parameters()).device
-        return bool(torch.stack([t.isfinite().all().to(device) for t in tensors]).all())
+        return bool(torch.stack([local(t).isfinite().all().to(device) for t in tensors]).all())
 
-    def restore(self, checkpoint: Checkpoint) -> None:
-        """Take over everything from a checkpoint of the same recipe and data."""
-        self.restore_tensors(checkpoint)
+    def restore(self, checkpoint: Checkpoint, group: "ProcessGroup | None" = None) -> None:
+        """Take over everything from a checkpoint of the same recipe and data.
+
+        ``group``: of the processes that train together, for what is cut up between them; None for the usual one.
+        """
+        self.restore_tensors(checkpoint, group)
         self.step = checkpoint.step
         self.seconds = checkpoint.state["seconds"]
         self.evaluated = checkpoint.state["evaluated"]
@@ -123,10 +130,27 @@ class RunState:
         self.health = Health(**checkpoint.state["health"])
 
     @torch.no_grad()
-    def restore_tensors(self, checkpoint: Checkpoint) -> None:
+    def restore_tensors(self, checkpoint: Checkpoint, group: "ProcessGroup | None" = None) -> None:
         """Take over the weights, the optimisers' tensors and the average; the step stays."""
+        if not checkpoint.tensors or is_sharded(self.model):
+            self._restore_pieces(checkpoint, group)
+            return
         self.model.load_state_dict(checkpoint.tensors["model"])
         self.optimisers.load_state(checkpoint.tensors["optimizer"])
         if self.ema is not None:
             for name, tensor in checkpoint.tensors["ema"].items():
                 self.ema.tensors[name].copy_(tensor)
+
+    def _restore_pieces(self, checkpoint: Checkpoint, group: "ProcessGroup | None") -> None:
+        """The same where the tensors are cut up between processes, here or in the checkpoint, or in both otherwise."""
+        from vitrail.training import sharded
+
+        assert checkpoint.path is not None
+        into = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimisers.room(sharded.shapes(checkpoint.path, "optimizer")),
+        }
+        if self.ema is not None:
+            into["ema"] = self.ema.tensors
+        sharded.load_parts(checkpoint.path, into, group)
+        self.optimisers.load_state(into["optimizer"])

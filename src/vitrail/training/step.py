@@ -26,6 +26,7 @@ from vitrail.training.loss import classification_loss, soft_targets
 from vitrail.training.optimizer import Optimisers
 from vitrail.training.resolution import load, parts, step_of
 from vitrail.training.schedule import learning_rate_factor
+from vitrail.training.sharding import in_step, is_sharded, whole
 
 
 @dataclass(frozen=True)
@@ -141,15 +142,22 @@ class TrainStep:
         sizes = [(len(group), load(config, (group.shape[-2], group.shape[-1]), patch_size)) for group in groups]
         cut = parts(sizes, most)
         total_loss, correct = groups[0].new_zeros(()), groups[0].new_zeros(())
-        for i, part in enumerate(cut):
+        pieces = []
+        for part in cut:
             x = [groups[number][chosen] for number, chosen in part]
-            y = targets[done : done + sum(map(len, x))]
-            done += len(y)
+            pieces.append((x, targets[done : done + sum(map(len, x))]))
+            done += len(pieces[-1][1])
+        # where images have different sizes, so have processes different numbers of parts
+        apart = is_sharded(self.model) and self.preprocess.varies
+        counted = in_step(pieces, self.devices) if apart else ((piece, True) for piece in pieces)
+        for i, ((x, y), counts) in enumerate(counted):
             with self._without_sync(i < len(cut) - 1):
                 with autocast(self.precision, self.devices.device):
                     logits = self.network(x[0] if len(x) == 1 else x, **how)
-                loss = classification_loss(logits, y, self.recipe.loss) * (len(y) / len(targets))
+                loss = classification_loss(logits, y, self.recipe.loss) * (len(y) / len(targets) if counts else 0.0)
                 loss.backward()
+            if not counts:
+                continue
             total_loss += loss.detach()
             correct += (logits.detach().argmax(1) == y.argmax(1)).sum()
         return total_loss, correct
@@ -162,12 +170,12 @@ class TrainStep:
 
     def _clip(self) -> Tensor | None:
         limit = self.recipe.optimizer.clip
-        return nn.utils.clip_grad_norm_(self.model.parameters(), limit) if limit else None
+        return whole(nn.utils.clip_grad_norm_(self.model.parameters(), limit)) if limit else None
 
     def _finite(self, loss: Tensor, norm: Tensor | None) -> Tensor:
         """Whether this step may move the weights; the same in every process, as gradients and this loss are shared."""
         if norm is None:
-            norm = nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
+            norm = whole(nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None]))
         return torch.isfinite(self.devices.mean(loss) + norm)
 
 
