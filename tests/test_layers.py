@@ -20,12 +20,15 @@ ALLOWED = {
     "report": {"model", "data", "weights", "evaluation"},
     "recipes": {"model", "data"},
     "doctor": {"model", "data", "weights"},
-    "prediction": {"device", "model", "data", "weights"},
+    "inputs": {"data"},
+    "batch": {"data", "weights", "inputs"},
+    "runtimes": {"model", "data", "weights", "evaluation", "inputs"},
+    "prediction": {"device", "model", "data", "inputs", "weights", "runtimes"},
     "inspection": {"device", "model", "data", "weights", "evaluation", "prediction", "studies"},
     "training": {"device", "model", "data", "weights", "evaluation", "report", "recipes"},
     "studies": {"device", "model", "data", "weights", "evaluation", "report", "recipes", "training"},
     "cli": {
-        *("device", "model", "data", "weights", "doctor"),
+        *("device", "model", "data", "inputs", "batch", "weights", "doctor", "runtimes"),
         *("evaluation", "report", "recipes", "training", "prediction", "studies", "inspection"),
     },
     "__init__": {

@@ -1,0 +1,125 @@
+"""Exported folders opened to run: without torch, damaged ones refused, many images as few, what goes wrong in one line."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+
+from vitrail.errors import UserError
+from vitrail.model import Model
+from vitrail.runtimes import engine as engines
+from vitrail.runtimes.engine import open_engine
+from vitrail.runtimes.export import Plan, export
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return tiny.model()
+
+
+@pytest.fixture(scope="module")
+def folder(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An OpenVINO folder; the tests leave it as it is."""
+    path = tmp_path_factory.mktemp("export") / "out"
+    export(model, path, Plan("openvino"))
+    return path
+
+
+@pytest.fixture(scope="module")
+def onnx(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("export") / "out"
+    export(model, path, Plan("onnx"))
+    return path
+
+
+@pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
+def test_torch_is_not_imported_to_run_an_export(engine: str, onnx: Path) -> None:
+    code = (
+        "import sys, numpy as np\n"
+        "from vitrail.runtimes.engine import open_engine\n"
+        f"engine = open_engine({str(onnx)!r}, {engine!r})\n"
+        "found = engine.run(np.zeros((1, *engine.exported.image_shape), np.uint8))\n"
+        "print(found['logits'].shape, sorted({'torch', 'onnx', 'scipy', 'sklearn', 'pydantic'} & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout.strip() == "(1, 3) []"
+
+
+def test_many_images_in_streams_answer_as_each_by_itself(folder: Path, model: Model) -> None:
+    images = tiny.images(11, model).numpy()
+    many = open_engine(folder, threads=2, hint="throughput", cache=False).run(images)
+    single = open_engine(folder, threads=2, hint="latency", cache=False)
+    for i, image in enumerate(images):
+        for name, values in single.run(image[None]).items():
+            np.testing.assert_allclose(many[name][i], values[0], rtol=1e-4, atol=1e-4)  # float32, other shapes
+
+
+def test_answers_stay_when_the_engine_runs_again(folder: Path, model: Model) -> None:
+    """The runtime's own memory is not given away."""
+    engine = open_engine(folder, threads=2, cache=False)
+    first = engine.run(tiny.images(8, model).numpy())
+    kept = {name: values.copy() for name, values in first.items()}
+    engine.run(255 - tiny.images(8, model).numpy())
+    for name, values in kept.items():
+        assert np.array_equal(first[name], values)
+
+
+def test_the_compiled_model_is_kept_for_the_next_start(folder: Path, model: Model, tmp_path: Path) -> None:
+    open_engine(folder, threads=1).run(tiny.images(1, model).numpy())
+    kept = list((tmp_path / "cache" / "vitrail" / "openvino").iterdir())
+    assert kept
+    again = open_engine(folder, threads=1)
+    expected = open_engine(folder, threads=1, cache=False).run(tiny.images(1, model).numpy())
+    assert np.array_equal(again.run(tiny.images(1, model).numpy())["logits"], expected["logits"])
+
+
+@pytest.mark.parametrize("name", ["model.bin", "model.xml", "config.json"])
+def test_a_damaged_file_is_refused(name: str, folder: Path, tmp_path: Path) -> None:
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    content = bytearray((copy / name).read_bytes())
+    place = len(content) // 2
+    content[place] = ord("7") if content[place] != ord("7") else ord("8")
+    (copy / name).write_bytes(content)
+    with pytest.raises(UserError, match=f"{name} is (damaged|not JSON)"):
+        open_engine(copy)
+
+
+def test_a_missing_file_is_named(folder: Path, tmp_path: Path) -> None:
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    (copy / "model.bin").unlink()
+    with pytest.raises(UserError, match=r"model\.bin cannot be read"):
+        open_engine(copy)
+
+
+def test_images_of_another_size_or_type_are_refused(folder: Path) -> None:
+    engine = open_engine(folder, threads=1, cache=False)
+    for images in (np.zeros((1, 3, 32, 32), np.uint8), np.zeros((1, 3, *tiny.SIZE), np.float32)):
+        with pytest.raises(UserError, match="takes uint8 images of shape"):
+            engine.run(images)
+
+
+def test_an_engine_that_cannot_run_it_is_refused(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--engine onnxruntime does not run a model exported to openvino"):
+        open_engine(folder, "onnxruntime")
+    with pytest.raises(UserError, match="did you mean openvino"):
+        open_engine(folder, "openvinno")
+    with pytest.raises(UserError, match="cannot be read"):
+        open_engine(tmp_path)
+
+
+def test_without_its_package_an_engine_says_what_to_install(
+    onnx: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines, "installed", lambda package: package == "onnxruntime")
+    assert engines.choose("onnx") == "onnxruntime"
+    with pytest.raises(UserError, match=r"pip install 'vitrail\[openvino\]'"):
+        open_engine(folder)

@@ -1,0 +1,112 @@
+"""Int8: smaller, near its model, the costliest parts left in float32, and refused where it loses too much."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from PIL import Image
+
+from vitrail.errors import Failure
+from vitrail.model import Model
+from vitrail.runtimes.engine import open_engine
+from vitrail.runtimes.export import Plan, export
+from vitrail.runtimes.graph import Deployed, outputs_of, program
+from vitrail.runtimes.quantize import Quantiser, quantise
+from vitrail.runtimes.write import WRITERS, Wanted
+
+pytestmark = pytest.mark.slow
+FORMS = ["openvino", "onnx"]
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Class folders of coarse random colours."""
+    rng = np.random.default_rng(0)
+    for label in tiny.LABELS:
+        (tmp_path / "photos" / label).mkdir(parents=True)
+        for i in range(12):
+            colours = Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8))
+            colours.resize((60, 40)).save(tmp_path / "photos" / label / f"{i:02d}.png")
+    return tmp_path / "photos"
+
+
+def quantiser(model: Model, form: str, source: Path, target: Path) -> tuple[Quantiser, torch.export.ExportedProgram]:
+    source.mkdir()
+    target.mkdir()
+    wanted = Wanted((3, *tiny.SIZE), None, outputs_of(model))
+    graph = program(Deployed(model, model.preprocess), wanted.image_shape, None)
+    WRITERS[form](graph, source, wanted)
+    return Quantiser(form, source, target, wanted, True, tiny.images(4, model).numpy()), graph
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_an_int8_model_is_near_its_model_and_says_what_it_costs(form: str, photos: Path, tmp_path: Path) -> None:
+    model = tiny.model(width=64, mlp_width=128)
+    done = export(model, tmp_path / "out", Plan(form, int8=True, calibrate=str(photos), max_loss=15))
+    images = tiny.images(16, model)
+    expected = tiny.answers(model, images)["logits"].numpy()
+    found = open_engine(tmp_path / "out", threads=1).run(images.numpy())["logits"]
+    assert 0 < np.abs(found - expected).mean() < 0.1 * np.abs(expected).max()
+    for check in done.checks:
+        assert check.images == 36
+        assert check.changed.before is not None
+        assert check.changed.after is not None
+    assert done.exported.precision == "int8"
+    assert "Int8" in (tmp_path / "out" / "README.md").read_text()
+    export(model, tmp_path / "float", Plan(form))
+    sizes = [sum(file.stat().st_size for file in (tmp_path / name).glob("model.[bo]*")) for name in ("out", "float")]
+    assert sizes[0] < 0.7 * sizes[1]  # the graph itself counts in so small a model
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_part_that_costs_most_stays_in_float32(form: str, tmp_path: Path) -> None:
+    """The judge finds fault with every model but the one whose head is exact."""
+    model = tiny.model(depth=1)
+    job, graph = quantiser(model, form, tmp_path / "float", tmp_path / "int8")
+    parts = job.operations(graph)
+    assert set(parts) >= {"patch_embed", "blocks.0.attn", "blocks.0.mlp", "head"}
+    written: list[tuple[list[str], bool]] = []
+    write = job.write
+
+    def judge() -> tuple[str | None, float]:
+        ignored, quick = written[-1]
+        # alone in int8 is what is not ignored
+        cost = 1.0 if quick and not set(parts["head"]) & set(ignored) else 0.1
+        return (None if not quick and set(parts["head"]) <= set(ignored) else "it loses", cost)
+
+    class Recording(Quantiser):
+        def write(self, ignored=(), *, quick=False) -> None:  # type: ignore[no-untyped-def]
+            written.append((list(ignored), quick))
+            write(ignored, quick=quick)
+
+    kept, _ = quantise(Recording(**vars(job)), graph, judge, lambda text: None)
+    assert kept == ["head"]
+    assert [quick for _, quick in written] == [False, *[True] * len(parts), False]
+
+
+def test_a_part_left_in_float32_brings_the_answers_nearer(tmp_path: Path) -> None:
+    import openvino
+
+    model = tiny.model(depth=1)
+    job, graph = quantiser(model, "openvino", tmp_path / "float", tmp_path / "int8")
+    images = tiny.images(16, model)
+    expected = tiny.answers(model, images)["features"].numpy()
+    core, parts, errors = openvino.Core(), job.operations(graph), []
+    for ignored in ([], [name for part, names in parts.items() if part != "head" for name in names]):
+        job.write(ignored)
+        compiled = core.compile_model(tmp_path / "int8" / "model.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        errors.append(np.abs(compiled([images.numpy()])["features"] - expected).mean())
+    assert errors[1] < 1e-4 < errors[0]
+
+
+def test_nothing_is_written_where_int8_loses_too_much(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vitrail.runtimes.check import Check
+
+    monkeypatch.setattr(Check, "within", lambda self, loss: "5.00 % of first labels change, and 1 % may")
+    with pytest.raises(Failure, match=r"int8 loses too much \(5.00 % of first labels change"):
+        export(tiny.model(), tmp_path / "out", Plan("openvino", int8=True, calibrate=str(photos)))
+    assert not (tmp_path / "out").exists()
