@@ -20,7 +20,7 @@ from vitrail.recipes.recipe import known_keys
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 GUIDE = [page for page in PAGES if page.name != "log.md"]  # the log says what was run then, not what to run now
-SLOW = {"README.md", "evaluate.md", "inspect.md", "model.md", "python.md", "train.md", "studies.md", "resolution.md"}
+SLOW = {"README.md", "evaluate.md", "inspect.md", "model.md", "python.md", "train.md", "studies.md", "resolution.md", "export.md"}
 OPTIONS_OF_OTHERS = {"--nproc-per-node"}  # torchrun's
 
 
@@ -159,7 +159,7 @@ def test_the_options_that_are_named_exist() -> None:
     known = {option for command in commands for parameter in command.params for option in parameter.opts}
     known |= {"--help", *OPTIONS_OF_OTHERS}
     for page in GUIDE:
-        named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", page.read_text(encoding="utf-8")))
+        named = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", page.read_text(encoding="utf-8")))
         assert named <= known, f"{page.name} names {sorted(named - known)}"
 
 

@@ -3,9 +3,11 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from vitrail.errors import UserError
 from vitrail.model import ViT, ViTConfig, init_weights, variant
+from vitrail.model.cost import flops, unread_flops
 from vitrail.model.drop_path import DropPath
 from vitrail.model.vit import COLLECTABLE
 
@@ -302,16 +304,30 @@ def test_what_is_left_out_of_the_last_block_is_never_read(changes: dict[str, obj
         torch.testing.assert_close(gradient, expected_gradients[name], atol=1e-4 * scale + 1e-6, rtol=1e-4, msg=name)
 
 
-def test_leaving_it_out_saves_the_work() -> None:
+@pytest.mark.parametrize("changes", [{}, {"distilled": True, "registers": 2}, {"gated_mlp": True, "head_width": 16}])
+def test_leaving_it_out_saves_the_work_that_is_counted(changes: dict[str, object]) -> None:
     from torch.utils.flop_counter import FlopCounterMode
 
-    def flops(call: object) -> int:
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            call()  # type: ignore[operator]
-        return counter.get_total_flops()
+    config = small(**changes)
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+        ViT(config).eval()(torch.randn(1, 3, 32, 48))
+    assert counter.get_total_flops() == sum(flops(config).values()) - unread_flops(config)
+    assert 0.1 < unread_flops(config) / sum(flops(config).values()) < 0.3  # of three blocks
+    assert unread_flops(small(pool="avg")) == unread_flops(small(position="relative_bias")) == 0
 
-    model, images = ViT(small()).eval(), torch.randn(2, 3, 32, 48)
-    with_pool, whole = flops(lambda: model.features(images)), flops(lambda: model.encode(images))
-    assert 0.78 < with_pool / whole < 0.83  # of three blocks, the last but its keys and values
-    average = ViT(small(pool="avg")).eval()
-    assert flops(lambda: average.features(images)) == flops(lambda: average.encode(images))
+
+def test_tokens_in_bf16_stay_so_through_the_blocks_and_cost_a_little_exactness() -> None:
+    torch.manual_seed(0)
+    model = ViT(small(depth=6)).eval()
+    randomise(model)
+    images = torch.randn(4, 3, 32, 48)
+    exact = model(images)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        usual = model(images, collect=["tokens"])
+        model.half_tokens = True
+        halved = model(images, collect=["tokens"])
+    assert {z.dtype for z in usual["tokens"]} == {torch.float32}
+    assert {z.dtype for z in halved["tokens"]} == {torch.bfloat16}
+    assert torch.equal(model(images), exact)  # without autocast there is nothing to keep
+    off = [(found["logits"].float() - exact).abs().mean() / exact.abs().mean() for found in (usual, halved)]
+    assert off[0] < off[1] < 0.1

@@ -12,7 +12,7 @@ from typing import Any
 
 from vitrail.model import ModelConfig, resnet_cost
 from vitrail.model.config import ViTConfig
-from vitrail.model.reduction import Merging, block_tokens, followed, kept_patches
+from vitrail.model.reduction import Merging, block_tokens, followed, kept_patches, read_tokens
 from vitrail.model.resnet_config import ResNetConfig
 
 FLOAT32 = 4  # bytes
@@ -66,6 +66,15 @@ def flops(config: ModelConfig, merging: Merging | None = None, dropped: float = 
         "head": 2 * config.head_inputs * config.classes * (2 if config.distilled else 1),
     }
     return {part: count for part, count in counts.items() if count}
+
+
+def unread_flops(config: ModelConfig) -> int:
+    """Of the sum of ``flops``, what a forward pass leaves out, as nothing reads it: see ``ViT.features``."""
+    read = None if isinstance(config, ResNetConfig) else read_tokens(config)
+    if isinstance(config, ResNetConfig) or read is None:
+        return 0
+    N, D, A, M = config.tokens, config.width, config.attention_width, config.mlp_width
+    return (N - read) * (4 * D * A + 4 * N * A + (6 if config.gated_mlp else 4) * D * M)
 
 
 def attention_share(config: ModelConfig) -> float:

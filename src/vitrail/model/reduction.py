@@ -14,6 +14,14 @@ from vitrail.model.resnet_config import ResNetConfig
 OF_PAIRS = ("relative", "relative_bias")
 
 
+def read_tokens(config: ViTConfig) -> int | None:
+    """How many tokens behind the last block are read, the first ones, if they are the class token (and that of
+    distillation) alone; None where more are, or where positions of pairs or in every block want them all there."""
+    if config.pool != "token" or config.position in OF_PAIRS or config.site == "layers":
+        return None
+    return 2 if config.distilled else 1
+
+
 @dataclass(frozen=True)
 class Merging:
     """How many patches each block merges into others (Bolya et al., 2023, "Token Merging: Your ViT But Faster").

@@ -21,7 +21,7 @@ from vitrail.model.merging import Merged, log_sizes
 from vitrail.model.patches import STEMS, ConvStem
 from vitrail.model.pooling import AttentionPool
 from vitrail.model.positions import KINDS
-from vitrail.model.reduction import OF_PAIRS, Merging, followed, require_reducible
+from vitrail.model.reduction import Merging, followed, read_tokens, require_reducible
 
 # What ``collect`` gives: name -> the shape of one layer's entry.
 COLLECTABLE = {
@@ -70,6 +70,8 @@ class ViT(nn.Module):
         config: its ViTConfig.
         preprocess: the pixel contract of its weights (``vitrail.data.preprocess.Preprocess``), None where unknown.
         labels: class names in the order of the logits; empty where unknown.
+        half_tokens: keep tokens in autocast's type between the blocks, under autocast. The sums of the blocks' residuals
+            are then rounded to it, and the passes over memory between matrix products take half the bytes. Not saved.
         merge: how its answers merge tokens where a call does not say it; None for not at all. It is not saved.
     """
 
@@ -78,6 +80,7 @@ class ViT(nn.Module):
         self.config = config
         self.preprocess: Any = None
         self.labels: tuple[str, ...] = ()
+        self.half_tokens = False
         self.merge: Merging | None = None
         D, depth = config.width, config.depth
 
@@ -118,7 +121,10 @@ class ViT(nn.Module):
         place = self._place(self, shapes, z.device) if self.config.site == "stem" else NOWHERE
         if place.added is not None:
             z = z + place.added
-        return self.norm_pre(self.pos_drop(z))
+        z = self.norm_pre(self.pos_drop(z))
+        if self.half_tokens and torch.is_autocast_enabled(z.device.type):
+            return z.to(torch.get_autocast_dtype(z.device.type))
+        return z
 
     def _patches(self, batches: Sequence[Tensor], patch_size: int | None) -> list[Tensor]:
         """The tokens of patches of each batch, (B, h w, D)."""
@@ -232,17 +238,14 @@ class ViT(nn.Module):
         return torch.cat([self.pool(part.unflatten(0, shape)) for part, shape in zip(parts, shapes, strict=True)])
 
     def _read(self, images: Images) -> int | None:
-        """How many tokens behind the last block are read, if they are its class token (and that of distillation) alone.
+        """How many tokens the last block is asked for: see ``read_tokens``; None for all of them.
 
-        What that block would compute of the patches is never used: of 12 blocks, that is 7 % of the work. None where each
-        token must be there: for positions of pairs or in every block, and for dropout, which would draw for other tokens.
+        What it would compute of patches that are not pooled is never used: of 12 blocks, that is 7 % of the work. Dropout
+        asks for all, as it would draw for other tokens, and so does a packed sequence.
         """
-        config = self.config
-        dropout = self.training and (config.dropout or config.attention_dropout)
+        dropout = self.training and (self.config.dropout or self.config.attention_dropout)
         several = not isinstance(images, Tensor) and len(images) > 1
-        if config.pool != "token" or config.position in OF_PAIRS or config.site == "layers" or dropout or several:
-            return None
-        return 2 if config.distilled else 1
+        return None if dropout or several else read_tokens(self.config)
 
     def classify(self, features: Tensor) -> Tensor:
         """The head: (B, feature width) -> (B, classes); with a representation layer, dense and tanh come first.

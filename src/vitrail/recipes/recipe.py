@@ -187,8 +187,10 @@ class Recipe(Group):
     evaluate: Evaluate = Field(default_factory=Evaluate)
     checkpoint: Checkpoint = Field(default_factory=Checkpoint)
     guard: Guard = Field(default_factory=Guard)
-    precision: Literal["auto", "float32", "bf16"] = Field(
-        "auto", description="auto takes bf16 where the hardware computes with it, float32 elsewhere"
+    precision: Literal["auto", "float32", "bf16", "bf16-tokens"] = Field(
+        "auto",
+        description="auto takes bf16 where the hardware computes with it, float32 elsewhere; bf16-tokens also keeps a "
+        "ViT's tokens in bf16 between its blocks, which is faster, and rounds what they add up",
     )
     parallel: Literal["auto", "ddp", "fsdp"] = Field(
         "auto",

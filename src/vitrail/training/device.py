@@ -113,6 +113,7 @@ def _meet(backend: str) -> None:
 
 def resolve_precision(wanted: str, device: torch.device) -> str:
     """``float32`` or ``bf16``. ``auto`` takes bf16 on a GPU that computes with it; CPUs mostly emulate it, slowly."""
+    wanted = wanted.removesuffix("-tokens")  # which is the model's to do
     if wanted != "auto":
         if wanted == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
             raise UserError("precision bf16: this GPU does not compute with it; use precision=float32")

@@ -169,6 +169,8 @@ def _model(plan: Plan, place: Devices, parallel: str) -> tuple[Model, list[str]]
     else:
         model, notes = build(plan.config), []
     model.preprocess, model.labels = plan.preprocess, plan.labels
+    if isinstance(model, ViT):
+        model.half_tokens = plan.recipe.precision == "bf16-tokens"
     if place.world > 1 and place.device.type == "cuda" and not plan.preprocess.varies:
         # A conv stem then normalises over the whole batch, and not over each GPU's share. Where images have different
         # sizes, each process has its own number of groups, and they would wait for each other in vain.

@@ -1,0 +1,108 @@
+"""The page of ``gpu.py``: what was measured on a GPU, as a table.
+
+    python benchmarks/gpu_page.py FOLDER/gpu.json [...]
+
+Parts of several files, of one card, go onto one page; of a part that is in several, the last counts. Writes
+benchmarks/results/gpu.json and docs/benchmarks/gpu.md.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from measure import PAGES, RESULTS, write_json
+
+SIDES = ("vitrail", "vitrail compiled", "timm", "timm compiled")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", nargs="+", type=Path)
+    results: dict[str, Any] = {}
+    for file in parser.parse_args().files:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        if results and found["machine"] != results["machine"]:
+            raise SystemExit(f"{file}: measured on {found['machine']}, the others on {results['machine']}")
+        results |= found
+    write_json(RESULTS / "gpu.json", results)
+    PAGES.mkdir(parents=True, exist_ok=True)
+    (PAGES / "gpu.md").write_text("\n".join(page(results)) + "\n", encoding="utf-8")
+
+
+def page(results: dict[str, Any]) -> list[str]:
+    """The lines of the page."""
+    limits = results["limits"]
+    peaks = ", ".join(
+        f"{name} {limits[name] / 1e12:.0f}" for name in ("float32", "tf32", "bf16", "int8") if name in limits
+    )
+    rounds = results["settings"]["rounds"]
+    lines = [
+        "# On a GPU",
+        "",
+        "`python benchmarks/gpu.py` measures it, `python benchmarks/gpu_page.py` makes this page of it.",
+        "",
+        f"{results['machine']['device']}, {words(results['versions'])}. Measured in the same run: matrix products of "
+        f"8192 x 8192 at {peaks} T operations/s, a copy at {limits['copy'] / 1e12:.2f} TB/s. Images of 224 px, random "
+        f"weights, medians of {rounds} rounds in which all sides take turns. In brackets: the share of the measured bf16 "
+        "peak, FLOPs counted from the configuration, a training step as three forward passes.",
+    ]
+    for kind, title, text in (
+        (
+            "train",
+            "Training step",
+            "From uint8 images in page-locked memory to moved weights: bf16 under autocast, label smoothing, clipping, fused "
+            "AdamW. vitrail through its own training step, timm's model in a plain loop.",
+        ),
+        ("forward", "Forward pass", "Inference on images on the card, weights and images in bf16."),
+    ):
+        rows = {key: value for key, value in results.items() if key.startswith(f"{kind}-")}
+        if rows:
+            lines += ["", f"## {title}", "", text, "", *table(rows)]
+    return lines + ways(results)
+
+
+def table(rows: dict[str, Any]) -> list[str]:
+    """Images a second of every side, its share of the peak, and the ratios."""
+    sides = [side for side in SIDES if any(side in row["images_per_second"] for row in rows.values())]
+    others = [side for side in sides if side.startswith("timm")]
+    memory = any(row.get("peak_bytes", {}).get("vitrail") for row in rows.values())
+    head = ["model", "batch", "compiled", *(f"{side}, images/s" for side in sides), *(f"to {side}" for side in others)]
+    head += ["memory, GB: vitrail, timm compiled"] * memory
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    for name, row in rows.items():
+        compiled = row["compiled"]
+        cells = [name.partition("-")[2], str(row["batch"]), f"{compiled['vitrail']}; timm {compiled['timm']}"]
+        cells += [f"{row['images_per_second'][side]:,.0f} ({row['share'][side]:.0%})" for side in sides]
+        cells += [f"{row['ratios'][side]:.2f}" for side in others]
+        if memory:
+            peaks = row["peak_bytes"]
+            cells.append(", ".join(f"{peaks[side]['most'] / 1e9:.1f}" for side in ("vitrail", "timm compiled")))
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def ways(results: dict[str, Any]) -> list[str]:
+    """vitrail's step in several ways, with where its time goes."""
+    lines: list[str] = []
+    for key, found in results.items():
+        if not key.startswith("ways-"):
+            continue
+        kinds = list(dict.fromkeys(kind for row in found["rows"] for kind in row.get("kernels", {})))
+        lines += ["", f"## Ways to compute the step: {key.partition('-')[2]}", ""]
+        lines += [f"Batch of {found['batch']}, one way after the other; kernels in milliseconds a step.", ""]
+        lines.append("| " + " | ".join(["way", "images/s", "of the peak", *kinds]) + " |")
+        lines.append("|---" * (3 + len(kinds)) + "|")
+        for row in found["rows"]:
+            cells = [row["way"], f"{row['images_per_second']:,.0f}", f"{row['share']:.1%}"]
+            cells += [f"{row.get('kernels', {}).get(kind, 0):.1f}" for kind in kinds]
+            lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def words(versions: dict[str, str]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in versions.items())
+
+
+if __name__ == "__main__":
+    main()
