@@ -1,11 +1,12 @@
 # make demo: install, train on the built-in digits, end with the report's path.
 # make test: install, lint, check types, run every test.
+# make torture: kill, starve and corrupt runs, and count what survives; SHORT=1, ONLY="kill disk", SEED=3, JSON=file.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-fast check format install install-dev clean
+.PHONY: demo test test-fast torture check format install install-dev clean
 
 demo: install
 	$(BIN)/vitrail train digits
@@ -15,6 +16,9 @@ test: check
 
 test-fast: install-dev
 	$(BIN)/pytest -n 2 -m "not slow"
+
+torture: install-dev
+	$(BIN)/python -m torture $(if $(SHORT),--short) $(if $(ONLY),--only $(ONLY)) $(if $(SEED),--seed $(SEED)) $(if $(JSON),--json $(JSON))
 
 check: install-dev
 	$(BIN)/ruff format --check .

@@ -121,9 +121,9 @@ def test_a_spike_takes_the_weights_back_and_leaves_its_images_out(
     original = RunState.restore_tensors
     taken: list[int] = []
 
-    def restore(state: RunState, checkpoint: Any) -> None:
+    def restore(state: RunState, checkpoint: Any, group: Any = None) -> None:
         taken.append(checkpoint.step)
-        original(state, checkpoint)
+        original(state, checkpoint, group)
 
     monkeypatch.setattr(RunState, "restore_tensors", restore)
     spoil(monkeypatch, {14: 30.0})

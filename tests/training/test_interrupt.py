@@ -12,7 +12,7 @@ from test_train import assert_same_run, quick
 
 import vitrail
 from vitrail.training.interrupt import Stopped, StopRequest, stop_requests
-from vitrail.training.loop import Loop
+from vitrail.training.validation import Validation
 
 
 @pytest.mark.parametrize(
@@ -58,15 +58,15 @@ def test_a_stop_in_the_middle_of_an_evaluation_is_made_up_for(
     vitrail.train(quick(), image_folder, out=tmp_path / "whole", quiet=True)
     for step in (4, 12):  # 12 is the last: only its evaluation is missing then
         parts = tmp_path / f"parts-{step}"
-        original = Loop._between_batches
+        original = Validation._between_batches
 
-        def between(loop: Loop, done: int, total: int, step: int = step, original: object = original) -> None:
+        def between(loop: Validation, done: int, total: int, step: int = step, original: object = original) -> None:
             if loop.state.step == step:
                 loop.stop.exit_code = 143
             original(loop, done, total)  # type: ignore[operator]
 
         with monkeypatch.context() as patches:
-            patches.setattr(Loop, "_between_batches", between)
+            patches.setattr(Validation, "_between_batches", between)
             with pytest.raises(Stopped, match=f"stopped at step {step}, state saved"):
                 vitrail.train(quick(), image_folder, out=parts, quiet=True)
         assert '"val"' not in (parts / "metrics.jsonl").read_text().splitlines()[-1]

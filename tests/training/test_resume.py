@@ -189,7 +189,7 @@ def test_a_checkpoint_is_written_from_a_copy_while_the_weights_move_on(
     then = weights.clone()
     saver = Saver(tmp_path, keep=2)
     started = time.monotonic()
-    saver.save(Checkpoint(1, {"model": {"w": weights}}, {}), best=None)
+    saver.save(Checkpoint(1, {"model": {"w": weights}}, {}))
     assert time.monotonic() - started < 5
     weights += 1  # the next step
     may_write.set()
@@ -201,9 +201,9 @@ def test_a_checkpoint_is_written_from_a_copy_while_the_weights_move_on(
 
 def test_the_checkpoint_of_the_best_model_is_kept_besides_the_newest(tmp_path: Path) -> None:
     for step in range(1, 9):
-        checkpoint.save(tmp_path, Checkpoint(step, {"model": {"w": torch.randn(3)}}, {}), keep=3, best=2)
+        checkpoint.save(tmp_path, Checkpoint(step, {"model": {"w": torch.randn(3)}}, {}), keep=3, spared=[2])
     assert checkpoint.steps(tmp_path) == [2, 6, 7, 8]
-    checkpoint.save(tmp_path, Checkpoint(9, {"model": {"w": torch.randn(3)}}, {}), keep=3, best=9)
+    checkpoint.save(tmp_path, Checkpoint(9, {"model": {"w": torch.randn(3)}}, {}), keep=3, spared=[9])
     assert checkpoint.steps(tmp_path) == [7, 8, 9]
 
 

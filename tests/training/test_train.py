@@ -365,6 +365,26 @@ def test_an_image_that_breaks_in_mid_run_costs_no_progress(
     assert last_checkpoint(tmp_path / "run").name == "step-00000003"
 
 
+def test_an_image_of_val_that_breaks_in_mid_run_costs_no_progress(
+    image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vitrail.data.batches import EvalBatches
+    from vitrail.data.decode import ImageError
+
+    vitrail.train(quick(), image_folder, out=tmp_path / "whole", quiet=True)
+
+    def breaks(batches: EvalBatches, number: int) -> Any:
+        raise ImageError("low/003.png: cannot be read")
+
+    with monkeypatch.context() as patches:
+        patches.setattr(EvalBatches, "__getitem__", breaks)
+        with pytest.raises(ImageError, match="low/003.png"):
+            vitrail.train(quick(), image_folder, out=tmp_path / "run", quiet=True)
+    assert last_checkpoint(tmp_path / "run").name == "step-00000004"
+    vitrail.train(out=tmp_path / "run", resume=True, quiet=True)
+    assert_same_run(tmp_path / "whole", tmp_path / "run")
+
+
 def test_data_can_be_named_by_its_key(image_folder: Path, tmp_path: Path) -> None:
     changes = {"data.source": str(image_folder)}
     vitrail.train(quick(steps=1), changes=changes, out=tmp_path / "run", quiet=True)

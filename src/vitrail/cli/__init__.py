@@ -74,13 +74,20 @@ def main() -> None:
         sys.stderr.close()
         sys.exit(1)
     except Exception as error:
-        code = getattr(error, "exit_code", None)
-        if isinstance(code, int):  # training.Stopped: asked to stop, state saved
-            _say(str(error))
-            sys.exit(code)
         _fail(error, 1, f"{type(error).__name__}: ")
+    except SystemExit:
+        raise
+    except BaseException as error:
+        code = getattr(error, "exit_code", None)
+        if not isinstance(code, int):
+            raise
+        for number in (signal.SIGINT, signal.SIGTERM):  # training.Stopped: a further signal must not change the exit code
+            signal.signal(number, signal.SIG_IGN)
+        _say(str(error))
+        sys.exit(code)
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # what is left is to leave
+        if signal.getsignal(signal.SIGTERM) is _terminated:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # what is left is to leave
 
 
 def _terminated(number: int, frame: FrameType | None) -> None:

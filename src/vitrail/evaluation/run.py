@@ -97,6 +97,7 @@ def predict_logits(
     autocast: torch.dtype | None = None,
     progress: Progress | None = None,
     stop: Callable[[], bool] | None = None,
+    ended: Callable[[bool], None] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Logits (n, C) float32 and targets (n,) int64 of every labelled sample, on the CPU; arguments as for ``infer``."""
     if samples.targets is None:
@@ -113,6 +114,7 @@ def predict_logits(
         autocast=autocast,
         progress=progress,
         stop=stop,
+        ended=ended,
     )
     return logits, torch.as_tensor(samples.targets).long()
 
@@ -129,6 +131,7 @@ def infer(
     autocast: torch.dtype | None = None,
     progress: Progress | None = None,
     stop: Callable[[], bool] | None = None,
+    ended: Callable[[bool], None] | None = None,
 ) -> Tensor:
     """Logits (n, C), or pooled ``features`` (n, D), of every sample in its order: float32, on the CPU.
 
@@ -144,6 +147,8 @@ def infer(
         autocast: compute in this type (``torch.bfloat16``) where torch's autocast does; None for float32.
         progress: called after every batch.
         stop: asked while a batch is waited for.
+        ended: called by every process before their answers are brought together, with whether it has all of its own; it
+            may raise, in all of them or in none.
 
     Raises:
         CutOff: ``stop`` has said so before the last batch.
@@ -179,6 +184,8 @@ def infer(
             done += len(rows[-1])
             if progress is not None:
                 progress(done, total)
+        if ended is not None:
+            ended(done == total)
         if done < total:
             raise CutOff
         if sharded:

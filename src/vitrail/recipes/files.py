@@ -39,7 +39,7 @@ def load(name: str | Path) -> Recipe:
     """Read a recipe by its shipped name or the path of a YAML file; values that it leaves out have their defaults."""
     try:
         values = yaml.safe_load(text(name))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"recipe {name} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise UserError(f"recipe {name} must be a mapping of keys to values")

@@ -17,7 +17,7 @@ from vitrail.studies import outcome
 from vitrail.studies.outcome import Cell, Kept, Outcome, cell_of
 from vitrail.studies.transfer import Transfer, carry_out, transfer_of
 from vitrail.training.finish import Result
-from vitrail.training.loop import Diverged
+from vitrail.training.guard import Diverged
 from vitrail.training.run import train
 
 _DECODED = Memory()

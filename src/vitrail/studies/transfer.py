@@ -22,9 +22,9 @@ from vitrail.recipes.recipe import Recipe
 from vitrail.studies import outcome
 from vitrail.studies.outcome import Outcome, SizeCell, SizeOutcome, size_cell_of
 from vitrail.training.device import devices
+from vitrail.training.guard import Diverged
 from vitrail.training.images import Look
 from vitrail.training.interrupt import Stopped, stop_requests
-from vitrail.training.loop import Diverged
 from vitrail.training.run import train
 from vitrail.weights.folder import RUN_MODEL, save
 from vitrail.weights.load import load_folder

@@ -1,5 +1,6 @@
 """One process at a time in a run's folder: a lock that the system releases when its holder dies."""
 
+import errno
 import os
 import socket
 from collections.abc import Iterator
@@ -18,25 +19,32 @@ _PATIENCE = 5.0  # seconds: what a killed run leaves behind ends by then
 
 
 @contextmanager
-def alone(folder: Path, place: Devices) -> Iterator[None]:
+def alone(folder: Path, place: Devices, *, new: bool = False) -> Iterator[None]:
     """Make the run's folder, and keep it for the processes that train together, until the context is left.
 
     What a run that was killed was writing there is removed.
 
+    Args:
+        folder: of the run.
+        place: where this process stands among those that train together.
+        new: whether it must be empty: another process may have begun in it since this one looked.
+
     Raises:
-        UserError: another process is training there.
+        UserError: another process is training there, or has been; or it cannot be written to.
     """
     lock: FileLock | None = None
     problem = ""
     if place.first:
-        folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / _LOCK)
         try:
+            folder.mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout=_PATIENCE)
+            if new and any(not path.name.startswith(".") for path in folder.iterdir()):
+                problem = f"{folder} already holds a run, which another process has begun: go on with it by --resume"
         except Timeout:
             problem = f"{folder} is being trained by {_holder(folder)}: wait for it, stop it, or take another --out"
         except (OSError, NotImplementedError) as error:  # a file system without locks; a full disk shows itself later
-            if isinstance(error, PermissionError):
+            if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
                 problem = f"{folder} cannot be written to ({error.strerror}): take another --out"
             lock = None
     try:

@@ -13,7 +13,7 @@ All randomness is a function of the seed and the step, so nothing else is needed
 import json
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,7 +50,7 @@ def save(
     checkpoint: Checkpoint,
     *,
     keep: int,
-    best: int | None = None,
+    spared: Collection[int] = (),
     logs: Sequence[Path] = (),
     group: "ProcessGroup | None" = None,
 ) -> Path:
@@ -59,7 +59,7 @@ def save(
     Args:
         checkpoint: what to write.
         keep: how many of the newest are kept, this one included.
-        best: the step of one that is kept besides.
+        spared: steps of those that are kept besides.
         logs: files that are brought to the disk before the checkpoint appears, as it says that they hold what they do.
         group: of the processes between which the tensors are cut up; all of them save.
     """
@@ -77,7 +77,7 @@ def save(
             _complete(staging, checkpoint, hashes, logs)
     older = [step for step in steps(folder) if step < checkpoint.step]
     for old in older[: max(0, len(older) - keep + 1)]:
-        if old != best:
+        if old not in spared:
             _remove(folder / f"step-{old:08d}")
     return target
 
@@ -97,7 +97,8 @@ def _complete(staging: Path, checkpoint: Checkpoint, hashes: dict[str, str], log
     hashes = {**hashes, _STATE: sha256(staging / _STATE)}
     (staging / _MANIFEST).write_text(_json({"sha256": dict(sorted(hashes.items()))}), encoding="utf-8")
     for log in logs:
-        replace.sync(log)
+        if log.exists():
+            replace.sync(log)
 
 
 def set_aside_after(folder: Path, step: int) -> None:
@@ -153,7 +154,7 @@ def _problem(path: Path) -> str | None:
             if sha256(path / name) != expected:
                 return f"{name} has changed since it was written"
     except FileNotFoundError as error:
-        return f"{Path(error.filename).name} is missing"
+        return f"{Path(error.filename).name} is missing, which {_MANIFEST} lists"
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"{_MANIFEST} cannot be read: {error}"
     return None

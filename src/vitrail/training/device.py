@@ -17,6 +17,10 @@ NEIGHBOURS = "VITRAIL_NEIGHBOURS"
 """Environment variable: how many runs share this machine, each alone on its device, this one included."""
 
 
+GO_ON, STOP, FAIL = 0, 1, 2
+"""What a process wants next; the highest of all is done by each: see ``Devices.highest``."""
+
+
 @dataclass(frozen=True)
 class Devices:
     """This process's place among those that train together, and the device it computes on."""
@@ -62,6 +66,10 @@ class Devices:
     def any(self, flag: bool) -> bool:
         """Whether the flag is set in any process."""
         return self.highest(int(flag)) > 0
+
+    def agreed(self, value: int) -> bool:
+        """Whether every process gives the same value."""
+        return self.highest(value) == value == -self.highest(-value)
 
     def highest(self, value: int) -> int:
         """The highest value that any process gives."""

@@ -15,8 +15,9 @@ from vitrail.model import ViTConfig, cost
 from vitrail.report.cost import machine_rows, model_rows
 from vitrail.report.page import ReportData, write_report
 from vitrail.training.decide import short_name
-from vitrail.training.loop import Loop, evaluation_batch
+from vitrail.training.loop import Loop
 from vitrail.training.progress import clock
+from vitrail.training.validation import evaluation_batch
 from vitrail.weights.folder import save
 from vitrail.weights.load import load_folder
 

@@ -75,8 +75,7 @@ class Guard:
         if rules.nonfinite == "stop" or in_a_row > rules.most_skipped:
             times = f", the {in_a_row}th such step in a row" if in_a_row > 1 else ""
             raise Diverged(
-                f"{where}{times}: try a lower optimizer.lr, a longer warm-up or float32; "
-                f"the last good state is in {self.checkpoints}"
+                f"{where}{times}: try a lower optimizer.lr, a longer warm-up or float32; {self._last_good()}"
             )
         self.say(f"{where}: the step is left out")
 
@@ -103,21 +102,26 @@ class Guard:
         what = f"the loss has shot up to {loss:.4g} at step {state.step}"
         if state.health.rollbacks == rules.most_rollbacks:
             raise Diverged(f"{what} once more, after {rules.most_rollbacks} returns: try a lower optimizer.lr")
-        found, _ = checkpoint.newest_valid(self.checkpoints, at_most=state.health.sound_step)
+        way_back = state.health.way_back
+        found = None if way_back is None else checkpoint.newest_valid(self.checkpoints, at_most=way_back)[0]
         self.devices.barrier()  # every process has read it before the first one writes another
         if found is None:
             raise Diverged(
-                f"{what}, and there is no checkpoint before it: set checkpoint.every lower, or guard.spike=null"
+                f"{what}, and there is no checkpoint before it yet: set checkpoint.every lower, or guard.spike=null"
             )
         state.restore_tensors(found, self.devices.control)
         state.health.rollbacks += 1
         self.say(f"{what}: back to the weights of step {found.step}; the images since then are left out")
         return found.step
 
+    def _last_good(self) -> str:
+        saved = checkpoint.steps(self.checkpoints)
+        return f"the last good state is in {self.checkpoints}" if saved else "nothing was saved yet"
+
     def check_weights(self) -> None:
         """Raise Diverged, in every process, if any of them holds a weight, average or moment that is not finite."""
         if self.devices.any(not self.state.is_finite()):
             raise Diverged(
                 f"weights are no longer finite at step {self.state.step}, and are not saved: try a lower optimizer.lr; "
-                f"the last good state is in {self.checkpoints}"
+                f"{self._last_good()}"
             )

@@ -1,20 +1,25 @@
 """Images of a run: looked at before the first step, and kept decoded where they fit into memory."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 
 import torch
 
 from vitrail.data.cache import CACHE_BYTES, Checked, Memory, cache_bytes, check_images
+from vitrail.data.kept import Form
 from vitrail.data.preprocess import Preprocess
 from vitrail.data.resolutions import Size
 from vitrail.data.samples import Samples
+from vitrail.data.store import keep_in_file, keep_in_memory, user_cache
 from vitrail.data.workers import cores
 from vitrail.errors import UserError
 from vitrail.recipes.recipe import Recipe
 from vitrail.training.memory import free_bytes
 
+_REDUCED = 2  # times the image size: images that are kept reduced, where crops are none and the recipe does not say
 _LOOK_AT = 20_000  # images, before the first step; all of them if bad ones are to be left out
 
 
@@ -45,6 +50,8 @@ class Look:
         Raises:
             UserError: damaged images without ``skip_bad``; images of different sizes are to be kept.
         """
+        if self.recipe.data.keeps_reduced:
+            return self._reduced(samples, sizes), {}
         if self.preprocess.varies and self.recipe.data.cache:
             raise UserError(
                 "data.cache: images at their own aspect ratio are not kept: leave it out, or take another mode"
@@ -74,6 +81,32 @@ class Look:
         room = self.room // 4 if split == "val" or self.memory else 0
         return self._checked(samples, self.preprocess, split, cache_bytes(len(samples), self.preprocess), room)
 
+    def _reduced(self, samples: Samples, sizes: Sequence[Size]) -> Checked:
+        """The training images decoded and reduced, in memory or in a file."""
+        data = self.recipe.data
+        augment = self.recipe.augment
+        # so that no random crop is enlarged which would not be from the file
+        times = 1 / math.sqrt(augment.scale[0]) if augment.crop == "random_resized" else _REDUCED
+        side = data.cache_size or math.ceil(times * max(min(size) for size in sizes))
+        form = Form(self.preprocess.channels, self.preprocess.interpolation, side)
+        workers = max(1, cores() // self.neighbours)
+        if data.cache == "memory":
+            free = free_bytes(torch.device("cpu")) // 2 // self.neighbours
+            return keep_in_memory(
+                samples, form, room=free, workers=workers, skip_bad=data.skip_bad, progress=self.progress
+            )
+        folder = Path(data.cache_folder).expanduser() if data.cache_folder else user_cache() / "images"
+        return keep_in_file(
+            samples,
+            form,
+            folder,
+            self.name,
+            workers=workers,
+            skip_bad=data.skip_bad,
+            at_most=_LOOK_AT,
+            progress=self.progress,
+        )
+
     def _checked(self, samples: Samples, contract: Preprocess, split: str, need: int, room: int) -> Checked:
         """Look at every image, and keep them if ``need`` bytes fit into ``room``, or the recipe says so."""
         data = self.recipe.data
@@ -82,7 +115,7 @@ class Look:
             contract,
             workers=max(1, cores() // self.neighbours),
             skip_bad=data.skip_bad,
-            keep=room > 0 and (need <= room if data.cache is None else data.cache),
+            keep=room > 0 and (data.cache if isinstance(data.cache, bool) else need <= room),
             at_most=None if data.skip_bad else _LOOK_AT,
             progress=self.progress,
             memory=(self.memory, (self.name, split)) if self.memory else None,

@@ -16,11 +16,15 @@ from types import FrameType
 
 _NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
 _INTERRUPTED, _TERMINATED = 130, 143
-_PATIENCE = 8.0  # seconds in which processes that train together must have agreed to stop
+# seconds in which processes that train together must have agreed to stop; torchrun kills them after 30
+_PATIENCE = 25.0
 
 
-class Stopped(Exception):
-    """The run was asked to stop and has saved its state; ``exit_code`` is 130 (Ctrl-C), or 143 (any other signal)."""
+class Stopped(BaseException):
+    """The run was asked to stop and has saved its state; ``exit_code`` is 130 (Ctrl-C), or 143 (any other signal).
+
+    Like KeyboardInterrupt it is no Exception: a signal may come in the middle of anything that catches those.
+    """
 
     def __init__(self, exit_code: int, message: str) -> None:
         super().__init__(message)

@@ -11,11 +11,11 @@ import torch
 from vitrail.data.batches import Batch
 from vitrail.data.decode import ImageError
 from vitrail.errors import Failure, UserError
-from vitrail.evaluation.metrics import loss_and_top1, wilson_interval
-from vitrail.evaluation.run import CutOff, predict_logits
+from vitrail.evaluation.metrics import wilson_interval
+from vitrail.evaluation.run import CutOff
 from vitrail.model import Model
-from vitrail.training.device import Devices
-from vitrail.training.guard import Diverged, Guard
+from vitrail.training.device import FAIL, GO_ON, STOP, Devices
+from vitrail.training.guard import Guard
 from vitrail.training.interrupt import Stopped, StopRequest
 from vitrail.training.metrics import MetricsLog
 from vitrail.training.pace import Pace
@@ -25,22 +25,11 @@ from vitrail.training.saver import Saver
 from vitrail.training.sharding import is_sharded, whole_model
 from vitrail.training.state import Best, RunState, Window, worth_keeping
 from vitrail.training.step import StepResult, TrainStep
+from vitrail.training.validation import ANOTHER, Score, Unreadable, Validation
 from vitrail.weights.folder import save
-
-__all__ = ["Diverged", "Loop", "Score", "evaluation_batch"]
 
 _FORECAST_AFTER = 3.0  # seconds of training, the first two steps left out
 _LOG_AT_LEAST_EVERY = 50  # steps
-_GO_ON, _STOP, _FAIL = 0, 1, 2  # what a process wants next; the highest is done by all
-
-
-@dataclass(frozen=True)
-class Score:
-    """A quick evaluation: cross-entropy and accuracy on ``n`` images."""
-
-    loss: float
-    top1: float
-    n: int
 
 
 @dataclass
@@ -63,6 +52,10 @@ class Loop:
         group = self.devices.writing_group() if self.sharded else None
         self.saver = Saver(checkpoints, self.plan.recipe.checkpoint.keep, [self.log.path], group)
         log = self.log if self.devices.first else None
+        step = self.train_step
+        self.validate = Validation(
+            self.plan, self.state, self.devices, self.stop, step.precision, step.compiled, self.workers
+        )
         self.guard = Guard(self.plan, self.state, self.devices, checkpoints, self.progress.say, log)
         self.log_every = min(_LOG_AT_LEAST_EVERY, max(1, self.plan.steps // 200))
         self.pending: list[StepResult] = []
@@ -80,12 +73,15 @@ class Loop:
         """
         try:
             self._steps(iter(batches))
-        except CutOff:
-            if not self.stop.settled:  # this process was waiting for a batch: the others are told after theirs
-                self.devices.any(True)
+            if self.devices.any(self.stop.asked):  # since the last step
                 self.stop.settled = True
-            self._checkpoint()
+                self._stop()
+        except CutOff:
+            self._checkpoint(asked=True)
             self._stop()
+        except Unreadable as unreadable:
+            self._checkpoint(asked=True)
+            raise unreadable.error from None
         except torch.OutOfMemoryError as error:
             parts = 2 * self.plan.recipe.optimizer.accumulate
             raise UserError(
@@ -100,7 +96,7 @@ class Loop:
         started = time.monotonic() - state.seconds
         if self._evaluation_is_due():  # the one that a request to stop cut off
             self._evaluate()
-            self._checkpoint()
+            self._checkpoint(asked=not self._is_due(evaluated=True))
         while state.step < plan.steps:
             batch = self._next(batches)
             result = self.train_step(state.step, batch)
@@ -117,9 +113,7 @@ class Loop:
                 self._evaluate()
                 self.pace.restart()
             state.seconds = time.monotonic() - started
-            every = plan.recipe.checkpoint.every
-            due = evaluated if every is None else state.step % every == 0 or last
-            if due or went_back:
+            if self._is_due(evaluated) or went_back:
                 self._checkpoint()
             self.saver.check()
 
@@ -130,25 +124,30 @@ class Loop:
             batch = next(batches, None)  # None if the wait for it was given up, as a signal came
         except (ImageError, Failure) as error:
             problem = error
-        wish = _FAIL if problem is not None else _STOP if self.stop.asked or batch is None else _GO_ON
+        wish = FAIL if problem is not None else STOP if self.stop.asked or batch is None else GO_ON
         agreed = self.devices.highest(wish)
-        if agreed == _GO_ON:
+        if agreed == GO_ON:
             assert batch is not None
             return batch
         self.stop.settled = True
-        self._checkpoint()
-        if agreed == _STOP:
+        self._checkpoint(asked=True)
+        if agreed == STOP:
             self._stop()
         self.saver.wait()
         if problem is not None:
             raise problem
-        raise Failure("another process cannot go on, and says why; the state is saved")
+        raise Failure(ANOTHER)
 
     def _evaluation_is_due(self) -> bool:
         """Whether this step ends with an evaluation that has not been yet."""
         step = self.state.step
         due = step > 0 and (step % self.plan.evaluate_every == 0 or step == self.plan.steps)
         return due and self.state.evaluated < step
+
+    def _is_due(self, evaluated: bool) -> bool:
+        """Whether this step ends with a checkpoint."""
+        every, step = self.plan.recipe.checkpoint.every, self.state.step
+        return evaluated if every is None else step % every == 0 or step == self.plan.steps
 
     def _log_train(self, lr: float) -> bool:
         """Write a line about the steps since the last one; return whether the weights went back to earlier ones."""
@@ -201,46 +200,11 @@ class Loop:
         left = (self.plan.steps - self.state.step) * self.plan.recipe.batch_size / speed
         self.progress.say(f"forecast: {clock(left)} more at {speed:,.0f} images/s, evaluations not counted")
 
-    def evaluate(self) -> Score | None:
-        """The val part, by the averaged weights, or by the weights themselves where the recipe averages none."""
-        val = self.plan.val
-        if val is None:
-            return None
-        self.devices.share_buffers(self.state.model, self.state.ema.tensors if self.state.ema else {})
-        averaged = self.state.ema.in_place_of(self.state.model) if self.state.ema else nullcontext()
-        # What was compiled is the training step: other batches, in evaluation mode, would be compiled once more.
-        eager = torch.compiler.set_stance("force_eager") if self.train_step.compiled else nullcontext()
-        with averaged, eager:
-            logits, targets = predict_logits(
-                self.state.model,
-                val.samples,
-                self.plan.preprocess,
-                batch_size=evaluation_batch(self.plan, self.devices),
-                workers=self.workers,
-                cached=val.cached,
-                autocast=torch.bfloat16 if self.train_step.precision == "bf16" else None,
-                progress=self._between_batches,
-                stop=lambda: self.stop.asked,
-            )
-        loss, top1 = loss_and_top1(logits, targets)
-        return Score(loss, top1, len(targets))
-
-    def _between_batches(self, done: int, total: int) -> None:
-        """Cut the evaluation off if any process was asked to stop. The processes have equally many batches but for one."""
-        assert self.plan.val is not None
-        size = evaluation_batch(self.plan, self.devices)
-        common = len(self.plan.val.samples) // self.devices.world // size  # batches that every process has in full
-        if self.devices.world > 1 and (done % size or done // size > common):
-            return
-        if self.devices.any(self.stop.asked):
-            self.stop.settled = True
-            raise CutOff
-
     def _evaluate(self) -> None:
         self._absorb()  # a run that has diverged stops here, before its weights are evaluated or saved
         self.guard.check_weights()
         state, plan = self.state, self.plan
-        result = self.evaluate()
+        result = self.validate()
         top1, n = (result.top1, result.n) if result else (0.0, 1)  # without a val part the latest model is kept
         kept = worth_keeping(top1, state.best, n)
         highest = max(top1, state.best.highest if state.best else 0.0)
@@ -274,11 +238,16 @@ class Loop:
         with ema.in_place_of(model) if ema else nullcontext():
             save(model, self.folder / "model", metrics=metrics)
 
-    def _checkpoint(self) -> None:
+    def _checkpoint(self, *, asked: bool = False) -> None:
+        """Begin to write the state; ``asked``: because the run is to stop, and not because it is time."""
         self._absorb()
         self.guard.check_weights()
+        state = self.state
+        if self.plan.recipe.guard.spike is not None and not asked:
+            state.health.saved = [*(step for step in state.health.saved if step < state.step), state.step]
         if self.devices.first or self.sharded:
-            self.saver.save(self.state.checkpoint(), self.state.best.step if self.state.best else None)
+            spared = [*state.health.saved, *([state.best.step] if state.best else [])]
+            self.saver.save(state.checkpoint(), spared)
 
     def _stop(self) -> None:
         """Raise Stopped, once the state is on the disk."""
@@ -288,8 +257,3 @@ class Loop:
         raise Stopped(
             self.stop.exit_code or 143, f"stopped at step {self.state.step}, state saved: go on with {command}"
         )
-
-
-def evaluation_batch(plan: Plan, devices: Devices) -> int:
-    """Images a batch at evaluation: without gradients twice the training batch of a process fits."""
-    return max(1, 2 * plan.recipe.batch_size // (devices.world * plan.recipe.optimizer.accumulate))

@@ -23,21 +23,27 @@ class MetricsLog:
             while rest:  # a full disk takes a part, and refuses the next
                 rest = rest[file.write(rest) :]
 
-    def cut_after(self, step: int) -> None:
-        """Drop what was logged after ``step``: a run that goes on from an earlier checkpoint writes it again."""
-        kept = [record for record in read(self.path) if record["step"] <= step and record["split"] != "test"]
+    def cut_after(self, step: int, evaluated: int) -> None:
+        """Drop what was logged after ``step``: a run that goes on from there writes it again.
+
+        So it does with what follows the last evaluation that came to its end, at the step ``evaluated``.
+        """
+        last = {"train": step, "skipped": step, "val": evaluated}
+        kept = [record for record in read(self.path) if record["step"] <= last.get(record["split"], -1)]
         with replace.file(self.path) as staging:
             staging.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """All records; a last line that was cut off by a crash is left out."""
+    """All records; a line that was cut off by a crash, or damaged, is left out."""
     if not path.is_file():
         return []
     records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            records.append(json.loads(line))
+            record = json.loads(line)
         except ValueError:
             continue
+        if isinstance(record, dict) and isinstance(record.get("step"), int) and isinstance(record.get("split"), str):
+            records.append(record)
     return records

@@ -9,6 +9,7 @@ from vitrail.errors import UserError
 from vitrail.recipes import files
 from vitrail.recipes.recipe import Recipe
 from vitrail.training import checkpoint
+from vitrail.training.checkpoint import Checkpoint
 from vitrail.training.device import Devices
 from vitrail.training.metrics import MetricsLog
 from vitrail.training.plan import Plan
@@ -17,9 +18,9 @@ from vitrail.training.state import RunState
 from vitrail.weights import replace
 
 _IDENTITY = "data.parquet"
-FREE = frozenset({"data.workers", "data.cache", "data.source", "checkpoint.every", "checkpoint.keep", "parallel"})
+FREE = frozenset({"data.workers", "data.source", "init", "checkpoint.every", "checkpoint.keep", "parallel"})
 """What may differ when a run goes on, as it changes nothing that is computed. That the images of another source are the
-same is seen to by itself. Any key of ``guard`` may differ too."""
+same is seen to by itself; of the start model the shape alone is still needed. Any key of ``guard`` may differ too."""
 
 
 def is_free(path: str) -> bool:
@@ -42,6 +43,8 @@ def go_on(
         UserError: the recipe or the images are not those of the checkpoint, or every checkpoint is damaged.
     """
     checkpoints = folder / "checkpoints"
+    if checkpoints.exists() and not checkpoints.is_dir():
+        raise UserError(f"{checkpoints} is not a folder: remove it, or begin a new run in another --out")
     found, damaged = checkpoint.newest_valid(checkpoints)
     for line in damaged:
         progress.say(line)
@@ -50,10 +53,18 @@ def go_on(
             f"none of the {len(damaged)} checkpoints in {checkpoints} is whole; the newest: {damaged[0]}. Bring one back, "
             "or begin a new run in another --out"
         )
+    if not place.agreed(-1 if found is None else found.step):
+        raise UserError(
+            f"processes find other checkpoints in {checkpoints}: put --out on a disk that all machines share"
+        )
     if found is not None:
-        for note in _recipe_changes(found.state["recipe"], plan.recipe, folder):
+        try:
+            before, data = found.state["recipe"], found.state["data"]
+        except KeyError as missing:
+            raise UserError(_other_version(found)) from missing
+        for note in _recipe_changes(before, plan.recipe, folder):
             progress.say(note)
-        changed = _data_changes(plan, folder, same=found.state["data"] == state.data)
+        changed = _data_changes(plan, folder, same=data == state.data, allowed=allow_data_change)
         if changed and not allow_data_change:
             raise UserError(
                 f"{plan.name} has changed since this run began: {changed}. Bring the data back, go on with what is there "
@@ -61,12 +72,22 @@ def go_on(
             )
         if changed:
             progress.say(f"{plan.name} has changed since this run began: {changed}")
-        state.restore(found, place.control)
+        try:
+            state.restore(found, place.control)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise UserError(_other_version(found)) from error
     progress.say(f"going on from step {state.step} of the run in {folder}")
     place.barrier()  # every process has read what it goes on from
     if place.first:
         checkpoint.set_aside_after(checkpoints, state.step)
-        MetricsLog(folder).cut_after(state.step)
+        MetricsLog(folder).cut_after(state.step, state.evaluated)
+
+
+def _other_version(found: Checkpoint) -> str:
+    return (
+        f"{found.path} holds another model or was written by another version of vitrail: go on with that one, or begin a "
+        "new run from this one's model with --init"
+    )
 
 
 def save_recipe(recipe: Recipe, folder: Path, reasons: list[str]) -> None:
@@ -86,19 +107,27 @@ def _identity(plan: Plan) -> Identity:
     return Identity.of({name: part for name, part in parts.items() if part is not None})
 
 
-def _data_changes(plan: Plan, folder: Path, *, same: bool) -> str:
+def _data_changes(plan: Plan, folder: Path, *, same: bool, allowed: bool) -> str:
     """What has changed in the images since the run began, in words; empty for nothing.
 
     Args:
         plan: with the images as they are now.
         folder: of the run.
         same: whether names, classes and number of steps are those of the checkpoint.
+        allowed: whether to go on in any case, even without knowing what there was.
 
     Raises:
         UserError: the classes are others, so that the model does not fit them.
     """
     path = folder / _IDENTITY
-    found = changes(Identity.load(path), _identity(plan)) if path.is_file() else []
+    try:
+        found = changes(Identity.load(path), _identity(plan))
+    except UserError as error:
+        if same and not path.exists():
+            return ""  # names, classes and steps are the same: no more is known
+        if allowed:
+            return str(error)
+        raise UserError(f"{error}: go on with the images that are there now with --allow-data-change") from error
     if any(change.what == "classes" for change in found):
         raise UserError(f"{plan.name} has other classes than this run: {describe(found)}. Bring them back")
     if found:
@@ -113,12 +142,13 @@ def _recipe_changes(before: dict[str, Any], recipe: Recipe, folder: Path) -> lis
         UserError: one that changes what is computed.
     """
     old, new, notes = files.paths(before), files.paths(recipe.to_dict()), []
+    usual = files.paths(Recipe(epochs=1).to_dict())
     for path in sorted(old.keys() | new.keys()):
         was, now = old.get(path), new.get(path)
-        of_later_version = path not in old and not path.startswith("model.")
+        of_later_version = path not in old and now == usual.get(path)
         if was == now or of_later_version or (path == "init" and _same_place(was, now)):
             continue
-        if not is_free(path):
+        if not is_free(path) or (path == "checkpoint.every" and recipe.guard.spike is not None):
             raise UserError(
                 f"{folder / 'recipe.yaml'}: {path} is {now}, and the run was trained with {was}: put it back, or begin "
                 "a new run, from this one's model with --init"

@@ -88,6 +88,10 @@ def train(
         folder = _folder(out)
         begun = begin(recipe, data, dict(changes or {}), folder, resume or restarted, place)
         stack.enter_context(explained(begun.folder, place))
+        if not place.agreed(int(begun.goes_on)):
+            raise UserError(
+                f"not every process finds the run in {begun.folder}: put --out on a disk that all machines share"
+            )
         if begun.goes_on:
             stack.enter_context(alone(begun.folder, place))
         _say(progress, begun.notes)
@@ -120,7 +124,7 @@ def train(
         if begun.goes_on:
             go_on(state, plan, begun.folder, progress, place, allow_data_change=allow_data_change)
         else:
-            stack.enter_context(alone(begun.folder, place))
+            stack.enter_context(alone(begun.folder, place, new=True))
         if place.first:
             save_recipe(plan.recipe, begun.folder, begun.reasons)
             save_identity(plan, begun.folder)

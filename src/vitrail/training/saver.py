@@ -1,7 +1,7 @@
 """Checkpoints written beside the training: the run goes on while an earlier state of it goes to the disk."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,7 +28,7 @@ class Saver:
     _thread: threading.Thread | None = field(default=None, init=False)
     _error: BaseException | None = field(default=None, init=False)
 
-    def save(self, now: Checkpoint, best: int | None) -> None:
+    def save(self, now: Checkpoint, spared: Collection[int] = ()) -> None:
         """Take a copy of the state and begin to write it. Waits for the one before, and raises what that met with."""
         self.wait()
         copy = replace(
@@ -37,7 +37,7 @@ class Saver:
                 part: {name: _copy(tensor) for name, tensor in named.items()} for part, named in now.tensors.items()
             },
         )
-        self._thread = threading.Thread(target=self._write, args=(copy, best), name="checkpoint")
+        self._thread = threading.Thread(target=self._write, args=(copy, spared), name="checkpoint")
         self._thread.start()
 
     def wait(self) -> None:
@@ -58,9 +58,9 @@ class Saver:
         if self._thread is not None and not self._thread.is_alive():
             self.wait()
 
-    def _write(self, copy: Checkpoint, best: int | None) -> None:
+    def _write(self, copy: Checkpoint, spared: Collection[int]) -> None:
         try:
-            checkpoint.save(self.folder, copy, keep=self.keep, best=best, logs=self.logs, group=self.group)
+            checkpoint.save(self.folder, copy, keep=self.keep, spared=spared, logs=self.logs, group=self.group)
         except BaseException as error:  # told to the training thread
             self._error = error
 

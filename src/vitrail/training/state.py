@@ -41,10 +41,19 @@ class Health:
     sound_step: int = 0
     """The step of the last of them."""
     rollbacks: int = 0
+    saved: list[int] = field(default_factory=list)
+    """Steps of the checkpoints that weights may go back to: the newest that is sound, and those after it. One that was
+    written because the run was asked to stop is none of them, so that a stopped run goes back to where any other would."""
 
     def note(self, step: int, loss: float) -> None:
         """Take in a logged loss that is in order."""
         self.recent, self.sound_step = [*self.recent, loss][-_RECENT:], step
+        self.saved = self.saved[max(0, sum(saved <= step for saved in self.saved) - 1) :]
+
+    @property
+    def way_back(self) -> int | None:
+        """The newest checkpoint that is sound."""
+        return max((saved for saved in self.saved if saved <= self.sound_step), default=None)
 
     def is_spike(self, loss: float, factor: float) -> bool:
         """Whether a loss is more than ``factor`` times the mean of the recent ones, once there are ``_RECENT``."""

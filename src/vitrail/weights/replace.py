@@ -10,6 +10,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+
+def _umask() -> int:
+    """The mode that new files do not get. It can only be read by setting it, which other threads would see."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+_UMASK = _umask()
 _STAGING = re.compile(r"\..+\.writing-")
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # Linux, renameat2(2)
 
@@ -27,8 +36,10 @@ def folder(target: Path, *, keep_others: bool = False) -> Iterator[Path]:
     staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.writing-", dir=target.parent))
     swapped = False
     try:
-        staging.chmod(0o777 & ~_umask())
+        staging.chmod(0o777 & ~_UMASK)
         yield staging
+        for path in staging.rglob("*"):
+            path.chmod((0o777 if path.is_dir() else 0o666) & ~_UMASK)  # some libraries write for the owner alone
         if keep_others and target.is_dir():
             _carry(target, staging)
         for path in [*staging.rglob("*"), staging]:
@@ -52,7 +63,7 @@ def file(target: Path) -> Iterator[Path]:
     os.close(descriptor)
     staging = Path(name)
     try:
-        staging.chmod(0o666 & ~_umask())
+        staging.chmod(0o666 & ~_UMASK)
         yield staging
         sync(staging)
         staging.replace(target)
@@ -139,9 +150,3 @@ def sync(path: Path) -> None:
             raise
     finally:
         os.close(descriptor)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
