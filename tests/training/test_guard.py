@@ -145,6 +145,26 @@ def test_a_spike_takes_the_weights_back_and_leaves_its_images_out(
     assert_same_run(tmp_path / "run", tmp_path / "parts")
 
 
+def test_a_run_that_was_stopped_goes_back_to_where_any_other_would(
+    image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from stopping import stopping_at
+    from vitrail.training.interrupt import Stopped
+    from vitrail.training.loop import Loop
+
+    spoil(monkeypatch, {18: 30.0})
+    recipe = quick(steps=24, guard={"spike": 5.0}, checkpoint={"every": 8, "keep": 1}, evaluate={"every": 50})
+    vitrail.train(recipe, image_folder, out=tmp_path / "whole", quiet=True)
+    for step in (14, 18):
+        with monkeypatch.context() as patches:
+            patches.setattr(Loop, "_next", stopping_at(step, Loop._next))
+            with pytest.raises(Stopped):
+                vitrail.train(recipe, image_folder, out=tmp_path / "parts", resume=True, quiet=True)
+    vitrail.train(out=tmp_path / "parts", resume=True, quiet=True)
+    assert any(record.get("back_to_step") == 16 for record in metrics(tmp_path / "parts"))
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
 def test_spikes_without_end_stop_the_run(image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spoil(monkeypatch, dict.fromkeys(range(12, 40), 50.0))
     recipe = quick(steps=40, guard={"spike": 5.0, "most_rollbacks": 2}, checkpoint={"every": 4}, evaluate={"every": 50})

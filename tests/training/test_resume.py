@@ -1,6 +1,7 @@
 """A run goes on only as what it was: alone in its folder, with its recipe, from a whole checkpoint; a full disk loses nothing."""
 
 import errno
+import json
 import multiprocessing
 import os
 import shutil
@@ -28,7 +29,9 @@ from vitrail.training.device import Devices
 from vitrail.training.explain import is_full
 from vitrail.training.interrupt import Stopped
 from vitrail.training.loop import Loop
+from vitrail.training.metrics import MetricsLog, read
 from vitrail.training.saver import Saver
+from vitrail.weights.folder import sha256
 
 HERE = Devices(0, 1, torch.device("cpu"))
 
@@ -286,3 +289,57 @@ def test_data_of_other_classes_are_never_gone_on_with(stopped: Path, image_folde
     (image_folder / "low").rename(image_folder / "lower")
     with pytest.raises(UserError, match="has other classes than this run"):
         vitrail.train(out=stopped, resume=True, allow_data_change=True, quiet=True)
+
+
+def test_a_run_that_stops_before_it_has_logged_anything_has_a_checkpoint(
+    image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = quick(steps=4000, evaluate={"every": 4000})  # a line every 20 steps
+    with monkeypatch.context() as patches:
+        patches.setattr(Loop, "_next", stopping_at(1, Loop._next))
+        with pytest.raises(Stopped, match="stopped at step 1, state saved"):
+            vitrail.train(recipe, image_folder, out=tmp_path / "run", quiet=True)
+    assert last_checkpoint(tmp_path / "run").name == "step-00000001"
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_an_evaluation_that_was_made_up_for_is_not_logged_twice(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path)
+    for step, split in ((4, "train"), (4, "val"), (8, "train"), (8, "val"), (9, "train"), (9, "test")):
+        log.write({"step": step, "split": split, "loss": 1.0})
+    log.cut_after(8, evaluated=4)  # stopped in the evaluation of step 8, gone on, killed after it
+    assert [(record["step"], record["split"]) for record in read(log.path)] == [(4, "train"), (4, "val"), (8, "train")]
+
+
+def test_a_damaged_log_keeps_what_can_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1, "split": "train"}\n5\n[]\n{"step": 2\n\xff\xfe\n{"step": 3, "split": "val"}\n')
+    assert [record["step"] for record in read(path)] == [1, 3]
+
+
+def test_a_folder_in_which_another_run_has_begun_meanwhile_is_not_trained_over(stopped: Path) -> None:
+    before = (stopped / "metrics.jsonl").read_bytes()
+    with (
+        pytest.raises(UserError, match="already holds a run, which another process has begun"),
+        alone(stopped, HERE, new=True),
+    ):
+        pass
+    assert (stopped / "metrics.jsonl").read_bytes() == before
+
+
+def test_what_is_written_can_be_read_by_those_whom_the_umask_lets(stopped: Path) -> None:
+    for path in (stopped / "model" / "model.safetensors", last_checkpoint(stopped) / "optimizer.safetensors"):
+        assert path.stat().st_mode & 0o777 == (stopped / "model" / "config.json").stat().st_mode & 0o777
+
+
+@pytest.mark.parametrize("missing", ["health", "recipe", "window"])
+def test_a_checkpoint_of_another_version_is_told(stopped: Path, missing: str) -> None:
+    path = last_checkpoint(stopped)
+    state = json.loads((path / "state.json").read_text())
+    del state[missing]
+    (path / "state.json").write_text(json.dumps(state))
+    manifest = json.loads((path / "manifest.json").read_text())
+    manifest["sha256"]["state.json"] = sha256(path / "state.json")
+    (path / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
+    with pytest.raises(UserError, match="step-00000006 holds another model or was written by another version"):
+        vitrail.train(out=stopped, resume=True, quiet=True)
