@@ -87,7 +87,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     results = {
-        "settings": {key: str(value) if isinstance(value, Path) else value for key, value in vars(arguments).items()},
+        "settings": {key: value.name if isinstance(value, Path) else value for key, value in vars(arguments).items()},
         "speed": speed(arguments),
         "accuracy": accuracy(arguments),
     }
