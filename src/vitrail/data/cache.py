@@ -3,6 +3,7 @@
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -15,6 +16,8 @@ from vitrail.errors import UserError
 CACHE_BYTES = 2 << 30
 FIRST_NAMES = 3
 _AT_ONCE = 1024  # images handed to the threads at a time
+
+T = TypeVar("T")
 
 
 @dataclass(eq=False)
@@ -114,37 +117,64 @@ def check_images(
         return None
 
     found = []
-    for done, bad_image in enumerate(_map(look, chosen, workers), start=1):
+    for done, bad_image in enumerate(in_threads(look, chosen, workers), start=1):
         if bad_image is not None:
             found.append(bad_image)
         if progress is not None:
             progress(done, len(chosen))
     bad = tuple(found)
-    if not bad:
+    good = usable(samples, bad, len(chosen), skip_bad=skip_bad)
+    if good is None:
         return Checked(samples, images, (), digests)
+    cached = None if images is None else images[torch.from_numpy(good)]
+    return Checked(samples.subset(good), cached, bad, digests[good])
+
+
+def usable(samples: Samples, bad: Sequence[BadImage], looked_at: int, *, skip_bad: bool) -> np.ndarray | None:
+    """The indices of the samples that are left without the bad ones; None for all.
+
+    Args:
+        looked_at: how many were looked at.
+
+    Raises:
+        UserError: as `check_images`.
+    """
+    if not bad:
+        return None
     if not skip_bad:
-        raise UserError(f"{_describe(bad, len(chosen))}. Mend or remove them, or leave them out with --skip-bad")
-    good = np.setdiff1d(np.arange(n), [image.index for image in bad])
+        raise refuse_bad(bad, looked_at)
+    good = np.setdiff1d(np.arange(len(samples)), [image.index for image in bad])
     if not len(good):
-        raise UserError(f"{_describe(bad, len(chosen))}: no image is left")
-    kept = samples.subset(good)
-    if samples.targets is not None and kept.targets is not None:
-        for lost in np.setdiff1d(samples.targets, kept.targets)[:1]:
-            raise UserError(f"{_describe(bad, len(chosen))}: no image of class {samples.labels[lost]!r} is left")
-    return Checked(kept, None if images is None else images[torch.from_numpy(good)], bad, digests[good])
+        raise UserError(f"{_describe(bad, looked_at)}: no image is left")
+    if samples.targets is not None:
+        for lost in np.setdiff1d(samples.targets, samples.targets[good])[:1]:
+            raise UserError(f"{_describe(bad, looked_at)}: no image of class {samples.labels[lost]!r} is left")
+    return good
 
 
-def _describe(bad: tuple[BadImage, ...], n: int) -> str:
+def refuse_bad(bad: Sequence[BadImage], looked_at: int) -> UserError:
+    """The error that images cannot be used."""
+    return UserError(f"{_describe(bad, looked_at)}. Mend or remove them, or leave them out with --skip-bad")
+
+
+def _describe(bad: Sequence[BadImage], n: int) -> str:
     first = "; ".join(image.message for image in bad[:FIRST_NAMES])
     more = f"; and {len(bad) - FIRST_NAMES} more" if len(bad) > FIRST_NAMES else ""
     return f"{len(bad)} of {n} images cannot be used: {first}{more}"
 
 
-def _map(look: Callable[[int], BadImage | None], indices: Sequence[int], workers: int) -> Iterator[BadImage | None]:
-    """``look(i)`` for every index, in order. Threads do, as Pillow and torch decode and resize outside Python's lock."""
+def in_threads(
+    look: Callable[[int], T], indices: Sequence[int], workers: int, at_once: int | None = None
+) -> Iterator[T]:
+    """``look(i)`` for every index, in order. Threads do, as Pillow and torch decode and resize outside Python's lock.
+
+    Args:
+        at_once: how many are handed to the threads at a time, where their answers are large.
+    """
     if workers <= 1:
         yield from map(look, indices)
         return
     with ThreadPoolExecutor(workers) as pool:
-        for start in range(0, len(indices), _AT_ONCE):  # the pool keeps a record of all that waits: 2 kB an image
-            yield from pool.map(look, indices[start : start + _AT_ONCE])
+        step = at_once or _AT_ONCE  # the pool keeps a record of all that waits: 2 kB an image
+        for start in range(0, len(indices), step):
+            yield from pool.map(look, indices[start : start + step])

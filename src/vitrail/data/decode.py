@@ -8,6 +8,7 @@ photographs come in are opened, so a damaged or malicious file meets as few pars
 import functools
 import importlib
 import io
+import re
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from PIL import (  # the plug-ins are named so that Pillow does not import all o
     WebPImagePlugin,
 )
 
+from vitrail.data.jpeg import shortened
 from vitrail.errors import UserError
 
 if TYPE_CHECKING:
@@ -82,31 +84,35 @@ class OpenedImage:
         width, height = self.image.size
         return (width, height) if self.orientation >= 5 else (height, width)
 
-    def pixels(self, channels: int = 3, at_least: tuple[int, int] | None = None) -> "torch.Tensor":
+    def pixels(
+        self, channels: int = 3, at_least: tuple[int, int] | None = None, rows: int | None = None
+    ) -> "torch.Tensor":
         """The upright image, uint8 (channels, H, W); arguments and errors are those of `array`. Can be called once."""
         import torch
 
-        stored = torch.from_numpy(self._stored(channels, at_least)).permute(2, 0, 1)
+        stored = torch.from_numpy(self._stored(channels, at_least, rows)).permute(2, 0, 1)
         return _upright(stored, self.orientation)
 
-    def array(self, channels: int = 3, at_least: tuple[int, int] | None = None) -> np.ndarray:
+    def array(self, channels: int = 3, at_least: tuple[int, int] | None = None, rows: int | None = None) -> np.ndarray:
         """The upright image, uint8 (H, W, channels), without torch. Can be called once.
 
         Args:
             channels: 3 for RGB, 1 for luminance.
             at_least: a (height, width) that is enough: a JPEG is decoded at 1/2, 1/4 or 1/8 of its size as long as
                 neither side falls below it, which costs a fraction of the time.
+            rows: how many from the top of the unreduced image are needed. What is below may hold anything: of a JPEG it
+                is not decoded, and damage that only shows there is not noticed.
 
         Raises:
             ImageError: the data are damaged or end early, or the image is of a kind that has no 8-bit meaning.
         """
-        return _upright_array(self._stored(channels, at_least), self.orientation)
+        return _upright_array(self._stored(channels, at_least, rows), self.orientation)
 
-    def _stored(self, channels: int, at_least: tuple[int, int] | None) -> np.ndarray:
+    def _stored(self, channels: int, at_least: tuple[int, int] | None, rows: int | None) -> np.ndarray:
         """The pixels as the file has them, (H, W, channels)."""
         try:
             reduction = self._reduction(at_least)
-            pixels = self._by_simplejpeg(channels, reduction)
+            pixels = self._by_simplejpeg(channels, reduction, rows)
             if pixels is None:
                 width, height = self.image.size
                 self.image.draft(None, (width // reduction, height // reduction))
@@ -125,7 +131,7 @@ class OpenedImage:
         ratio = min(own // max(1, least) for own, least in zip(self.size, at_least, strict=True))
         return max(factor for factor in (1, 2, 4, 8) if factor <= max(1, ratio))
 
-    def _by_simplejpeg(self, channels: int, reduction: int) -> np.ndarray | None:
+    def _by_simplejpeg(self, channels: int, reduction: int, rows: int | None) -> np.ndarray | None:
         """The pixels (H, W, channels) of a plain JPEG by libjpeg-turbo directly: Pillow's, in three quarters of the time.
 
         None where it is not installed, and for what it does not take: Pillow decides on that, so both accept the same.
@@ -135,8 +141,17 @@ class OpenedImage:
         if decode_jpeg is None or not same or not isinstance(self.image, JpegImagePlugin.JpegImageFile):
             return None
         width, height = (-(-side // reduction) for side in self.image.size)
+        colour = "RGB" if channels == 3 else "GRAY"
+        if rows is not None and self.orientation <= 2:  # upright, or mirrored from left to right
+            short = shortened(self.data, rows, reduction)
+            if short is not None:
+                data, kept = short
+                # what is not written to costs nothing
+                pixels = np.empty((height, width, channels), dtype=np.uint8)
+                if _decode_top(data, pixels[: -(-kept // reduction)], colour):
+                    return pixels
         try:
-            pixels = decode_jpeg(self.data, "RGB" if channels == 3 else "GRAY", min_height=height, min_width=width)
+            pixels = decode_jpeg(self.data, colour, min_height=height, min_width=width)
         except ValueError:
             return None
         return pixels if pixels.shape == (height, width, channels) else None
@@ -148,6 +163,17 @@ def _simplejpeg() -> Callable[..., np.ndarray] | None:
         return importlib.import_module("simplejpeg").decode_jpeg
     except ImportError:
         return None
+
+
+def _decode_top(data: bytes, into: np.ndarray, colour: str) -> bool:
+    """Decode a JPEG that `jpeg.shortened` has made into (rows, columns, channels). False where it is not sound."""
+    decode_jpeg = _simplejpeg()
+    assert decode_jpeg is not None
+    try:
+        decoded = decode_jpeg(data, colour, min_height=into.shape[0], min_width=into.shape[1], buffer=into)
+    except ValueError as error:  # raised when all is decoded, of the first thing amiss: the code of the other rows
+        return re.match(r"Corrupt JPEG data: \d+ extraneous bytes before marker 0xd9$", str(error)) is not None
+    return decoded.shape == into.shape
 
 
 def open_image(data: bytes, name: str = "image", *, max_pixels: int = MAX_PIXELS) -> OpenedImage:

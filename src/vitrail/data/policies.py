@@ -9,9 +9,10 @@ import torch
 
 from vitrail.data.augment import Augment
 from vitrail.data.decode import open_image
+from vitrail.data.kept import Kept
 from vitrail.data.preprocess import Preprocess
 from vitrail.data.randomness import stream, words
-from vitrail.data.resize import resample
+from vitrail.data.resize import planar, resample
 
 CROP_TRIES = 10
 
@@ -31,29 +32,69 @@ def train_view(
     return apply_policy(image, augment, seed=seed, epoch=epoch, index=index)
 
 
+def kept_view(
+    kept: Kept, preprocess: Preprocess, augment: Augment, *, seed: int, epoch: int, index: int
+) -> torch.Tensor:
+    """As `train_view`, of an image that was decoded and reduced in advance: the same part of it.
+
+    The channels of a pixel may be side by side in memory, as whoever makes a batch of it copies it anyhow.
+
+    Raises:
+        Failure: the file that they are kept in is not there any more.
+    """
+    image, whole = kept.image(index), kept.size(index)
+    if augment.crop == "random_resized":
+        box, wanted = _box(whole, preprocess, augment, seed=seed, epoch=epoch, index=index)
+        rows = _nearest(box[0], box[2], image.shape[0] / whole[0])
+        columns = _nearest(box[1], box[3], image.shape[1] / whole[1])
+        # a copy: torch takes no memory that may not be written to
+        part = torch.from_numpy(image[rows, columns].copy()).permute(2, 0, 1)
+        view = resample(part, wanted, preprocess.interpolation)
+        view = view if augment.policy == "none" else planar(view)
+    else:
+        view = preprocess.resize(torch.from_numpy(image.copy()).permute(2, 0, 1))
+    return apply_policy(view, augment, seed=seed, epoch=epoch, index=index)
+
+
 def random_resized_crop(
     data: bytes, name: str, preprocess: Preprocess, augment: Augment, *, seed: int, epoch: int, index: int
 ) -> torch.Tensor:
     """Decode, cut out a random part and resize it -> uint8 (C, h, w).
 
-    In mode native the part keeps its aspect ratio, and ``augment.ratio`` is relative to the image's: a wide image has wide
-    parts. The part is chosen from the header's size alone, so a JPEG is decoded at a reduced scale wherever the part stays
-    at least as large as the image size.
+    The part is chosen from the header's size alone, so a JPEG is decoded at a reduced scale wherever the part stays at
+    least as large as the image size, and no further than to the part's last row.
     """
     opened = open_image(data, name)
-    draws = stream(seed, "crop", epoch, index)
-    ratio = augment.ratio
-    if preprocess.varies:
-        own = opened.size[1] / opened.size[0]
-        ratio = ratio[0] * own, ratio[1] * own
-    top, left, height, width = crop_box(opened.size, augment.scale, ratio, draws)
-    (whole_height, whole_width), (h, w) = opened.size, preprocess.size_of((height, width))
+    box, (h, w) = _box(opened.size, preprocess, augment, seed=seed, epoch=epoch, index=index)
+    (whole_height, whole_width), (top, left, height, width) = opened.size, box
     at_least = math.ceil(whole_height * h / height), math.ceil(whole_width * w / width)
-    image = opened.pixels(preprocess.channels, at_least=at_least)
+    image = opened.pixels(preprocess.channels, at_least=at_least, rows=top + height)
     y, x = image.shape[-2] / whole_height, image.shape[-1] / whole_width  # 1, 1/2, 1/4 or 1/8
     rows = slice(int(top * y), max(int(top * y) + 1, round((top + height) * y)))
     columns = slice(int(left * x), max(int(left * x) + 1, round((left + width) * x)))
-    return resample(image[:, rows, columns], (h, w), preprocess.interpolation).contiguous()
+    return planar(resample(image[:, rows, columns], (h, w), preprocess.interpolation))
+
+
+def _nearest(start: int, length: int, scale: float) -> slice:
+    """The whole pixels that are nearest to a part of one side, once that is scaled; one at least."""
+    first, end = round(start * scale), round((start + length) * scale)
+    return slice(first, end) if end > first else slice(end - 1, end) if end > 0 else slice(0, 1)
+
+
+def _box(
+    size: tuple[int, int], preprocess: Preprocess, augment: Augment, *, seed: int, epoch: int, index: int
+) -> tuple[tuple[int, int, int, int], tuple[int, int]]:
+    """The random part (top, left, height, width) of an image of ``size``, and the (height, width) it is resized to.
+
+    In mode native the part keeps its aspect ratio, and ``augment.ratio`` is relative to the image's: a wide image has wide
+    parts.
+    """
+    ratio = augment.ratio
+    if preprocess.varies:
+        own = size[1] / size[0]
+        ratio = ratio[0] * own, ratio[1] * own
+    box = crop_box(size, augment.scale, ratio, stream(seed, "crop", epoch, index))
+    return box, preprocess.size_of((box[2], box[3]))
 
 
 def crop_box(

@@ -245,7 +245,7 @@ class Preprocess:
         """Resize to ``size``, then cut the centre of ``wanted`` out, or lay it on the mean."""
         import torch
 
-        from vitrail.data.resize import resample, resample_part
+        from vitrail.data.resize import planar, resample, resample_part
 
         spans = [self._span(own, side) for own, side in zip(size, wanted, strict=True)]
         (top, down, rows), (left, right, columns) = spans
@@ -254,7 +254,7 @@ class Preprocess:
         else:
             part = resample(image, size, self.interpolation, picture)[:, top : top + rows, left : left + columns]
         if (rows, columns) == wanted:
-            return part.contiguous()
+            return planar(part)
         canvas = torch.tensor(self._border(), dtype=torch.uint8)[:, None, None].repeat(1, *wanted)
         canvas[:, down : down + rows, right : right + columns] = part
         return canvas

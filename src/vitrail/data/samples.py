@@ -3,11 +3,14 @@
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 
 from vitrail.data.decode import ImageError
+
+if TYPE_CHECKING:
+    from vitrail.data.kept import Kept
 
 Reader = Callable[[int], bytes]
 """Gives the encoded image of a sample by its index. It is picklable, so that loader workers can take it along.
@@ -59,6 +62,8 @@ class Samples:
     """Class names; a target is an index into them."""
     read: Reader
     """The encoded image of sample i."""
+    kept: "Kept | None" = None
+    """All images, decoded and reduced, for training to cut its views from; None where each is decoded when it is needed."""
 
     def __len__(self) -> int:
         return len(self.names)
@@ -108,4 +113,11 @@ class Samples:
             places = read.indices[chosen]
             read = read.read
         targets = None if self.targets is None else self.targets[chosen]
-        return replace(self, names=[self.names[i] for i in chosen], targets=targets, read=Picked(read, places))
+        kept = None if self.kept is None else self.kept.subset(chosen)
+        return replace(
+            self, names=[self.names[i] for i in chosen], targets=targets, read=Picked(read, places), kept=kept
+        )
+
+    def with_kept(self, kept: "Kept") -> "Samples":
+        """The same samples, whose images are also there decoded."""
+        return replace(self, kept=kept)

@@ -119,9 +119,18 @@ class Data(Group):
         description="share of the training images that is used, with every class; a smaller share is part of a larger one",
     )
     skip_bad: bool = Field(False, description="leave out images that cannot be read; otherwise they are an error")
-    cache: bool | None = Field(
-        None, description="keep resized images in memory; null does where they fit and are the same every epoch"
+    cache: bool | Literal["memory", "file"] | None = Field(
+        None,
+        description="true keeps resized images in memory, where they are the same every epoch; null does if they fit; "
+        "memory or file keeps training images decoded and reduced, of which random crops are cut, and in a file for later "
+        "runs too",
     )
+    cache_size: Count | None = Field(
+        None,
+        description="memory, file: shorter side of the images kept, at most; null: that of the image size, divided by the "
+        "root of the least area of a random crop; twice that of the image size without random crops",
+    )
+    cache_folder: str | None = Field(None, description="file: where it is kept; null: the user's cache")
     mode: Literal["crop", "squash", "pad", "native"] | None = Field(
         None,
         description="how an image is brought to image_size: crop, squash, pad, or native (its own aspect ratio, with at "
@@ -135,6 +144,19 @@ class Data(Group):
     )
     mean: tuple[float, ...] | None = Field(None, description="mean a channel, 0 to 1; null: the start's, or 0.5")
     std: tuple[Positive, ...] | None = Field(None, description="deviation a channel; null: the start's, or 0.5")
+
+    @property
+    def keeps_reduced(self) -> bool:
+        """Whether training cuts its views from images that are kept decoded and reduced."""
+        return isinstance(self.cache, str)
+
+    @model_validator(mode="after")
+    def _cache_is_used(self) -> "Data":
+        if self.cache_size is not None and not self.keeps_reduced:
+            raise ValueError("cache_size is for cache=memory and cache=file")
+        if self.cache_folder is not None and self.cache != "file":
+            raise ValueError("cache_folder is for cache=file")
+        return self
 
 
 class Checkpoint(Group):

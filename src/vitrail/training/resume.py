@@ -18,7 +18,12 @@ from vitrail.training.state import RunState
 from vitrail.weights import replace
 
 _IDENTITY = "data.parquet"
-FREE = frozenset({"data.workers", "data.source", "init", "checkpoint.every", "checkpoint.keep", "parallel"})
+FREE = frozenset(
+    {
+        *("data.workers", "data.cache", "data.cache_folder", "data.source", "init"),
+        *("checkpoint.every", "checkpoint.keep", "parallel"),
+    }
+)
 """What may differ when a run goes on, as it changes nothing that is computed. That the images of another source are the
 same is seen to by itself; of the start model the shape alone is still needed. Any key of ``guard`` may differ too."""
 
@@ -148,13 +153,21 @@ def _recipe_changes(before: dict[str, Any], recipe: Recipe, folder: Path) -> lis
         of_later_version = path not in old and now == usual.get(path)
         if was == now or of_later_version or (path == "init" and _same_place(was, now)):
             continue
-        if not is_free(path) or (path == "checkpoint.every" and recipe.guard.spike is not None):
+        if not is_free(path) or _matters_here(path, was, now, recipe):
             raise UserError(
                 f"{folder / 'recipe.yaml'}: {path} is {now}, and the run was trained with {was}: put it back, or begin "
                 "a new run, from this one's model with --init"
             )
         notes.append(f"{path} is {now} from here on, and was {was}")
     return notes
+
+
+def _matters_here(path: str, was: object, now: object, recipe: Recipe) -> bool:
+    """Whether a key that is mostly free changes what is computed after all."""
+    if path == "checkpoint.every":
+        return recipe.guard.spike is not None  # weights go back to one of them
+    # images kept before they are cut are resized twice; those kept as they are used, and those decoded anew, are not
+    return path == "data.cache" and isinstance(was, str) != isinstance(now, str)
 
 
 def _same_place(one: object, other: object) -> bool:
