@@ -81,7 +81,9 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def children() -> list[psutil.Process]:
-    return psutil.Process().children()
+    """Without the process that multiprocessing keeps for ever, once another test has needed it."""
+    found = psutil.Process().children()
+    return [child for child in found if "resource_tracker" not in " ".join(child.cmdline())]
 
 
 @pytest.mark.parametrize(
