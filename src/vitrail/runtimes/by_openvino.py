@@ -4,9 +4,13 @@ A few images are computed at once by all threads (latency). Many are dealt out i
 keeps the cores from waiting for one another, and their caches from overflowing (throughput).
 """
 
+import hashlib
 import os
 import sys
+import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,35 +23,80 @@ from vitrail.runtimes.exported import Exported
 
 _MANY = 4  # images, from which on streams pay
 _PART = 4  # images at most that a stream computes at a time
+_DIGEST = ".sha256"  # beside a compiled model
 
 
 def open_model(exported: Exported, threads: int, hint: Hint | None, cache: bool) -> Forward:
     """The model compiled for the CPU, at the first batch where no hint is given, and kept so in the user's cache."""
     core = openvino.Core()
-    if hint is not None:
-        return _Compiled(core, exported, threads, hint, cache).run
     compiled: dict[str, _Compiled] = {}
+    alone = threading.Lock()  # requests hold the arrays of one call
 
     def forward(images: Pixels) -> Sequence[NDArray[np.float32]]:
-        wanted: Hint = "throughput" if len(images) >= _MANY and threads > 1 and exported.batch is None else "latency"
-        if wanted not in compiled and (wanted == "throughput" or not compiled):
-            compiled[wanted] = _Compiled(core, exported, threads, wanted, cache)
-        return compiled.get(wanted, next(iter(compiled.values()))).run(images)
+        many = len(images) >= _MANY and threads > 1 and exported.batch is None
+        wanted: Hint = hint or ("throughput" if many else "latency")
+        with alone:
+            if wanted not in compiled and (hint is not None or wanted == "throughput" or not compiled):
+                compiled[wanted] = _compiled(core, exported, threads, wanted, cache)
+            return compiled.get(wanted, next(iter(compiled.values()))).run(images)
 
+    if hint is not None:
+        compiled[hint] = _compiled(core, exported, threads, hint, cache)
     return forward
+
+
+def _compiled(core: openvino.Core, exported: Exported, threads: int, hint: Hint, cache: bool) -> "_Compiled":
+    """The model compiled, or as an earlier start has compiled it, if that is unchanged since."""
+    kept = cache_folder(exported) if cache else None
+    if kept is None:
+        return _Compiled(core, exported, threads, hint, None)
+    there = list(kept.glob("*.blob"))
+    with ThreadPoolExecutor(1) as pool:  # hashing takes about as long as reading
+        damaged = pool.submit(_damaged, there)
+        model = _Compiled(core, exported, threads, hint, kept)
+        if blobs := damaged.result():
+            for blob in blobs:
+                blob.unlink(missing_ok=True)
+            model = _Compiled(core, exported, threads, hint, kept)
+    _vouch(kept)
+    return model
+
+
+def _damaged(blobs: Sequence[Path]) -> list[Path]:
+    """Those compiled models that are not what was written, or for which nothing vouches."""
+    return [blob for blob in blobs if not _is_vouched_for(blob)]
+
+
+def _is_vouched_for(blob: Path) -> bool:
+    try:
+        return blob.with_suffix(_DIGEST).read_text(encoding="utf-8") == _sha256(blob)
+    except (OSError, ValueError):
+        return False
+
+
+def _vouch(folder: Path) -> None:
+    """Write the digests of compiled models that are new."""
+    with suppress(OSError):
+        for blob in folder.glob("*.blob"):
+            if not blob.with_suffix(_DIGEST).is_file():
+                blob.with_suffix(_DIGEST).write_text(_sha256(blob), encoding="utf-8")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class _Compiled:
     """A model compiled for one of the two ways of working."""
 
-    def __init__(self, core: openvino.Core, exported: Exported, threads: int, hint: Hint, cache: bool) -> None:
+    def __init__(self, core: openvino.Core, exported: Exported, threads: int, hint: Hint, kept: Path | None) -> None:
         config: dict[str, Any] = {
             "PERFORMANCE_HINT": hint.upper(),
             "INFERENCE_NUM_THREADS": threads,
             # where the processor has bfloat16 it would be taken, and the answers would not be those that were checked
             "INFERENCE_PRECISION_HINT": "f32",
         }
-        kept = cache_folder() if cache else None
         if kept is not None:
             config["CACHE_DIR"] = str(kept)
         self._model = core.compile_model(str(exported.path), "CPU", config)
@@ -78,8 +127,12 @@ class _Compiled:
         into.extend(np.array(request.get_tensor(output).data) for output in self._outputs)
 
 
-def cache_folder() -> Path | None:
-    """Where compiled models are kept from one start to the next; None where no folder can be made."""
+def cache_folder(exported: Exported) -> Path | None:
+    """Where a model is kept compiled from one start to the next; None where no folder can be made.
+
+    OpenVINO knows a model by its path and the second in which it was changed, which another model's files can have too: so
+    each has a folder named by its contents.
+    """
     try:
         home = Path.home()
     except RuntimeError:
@@ -90,7 +143,8 @@ def cache_folder() -> Path | None:
         base = home / "Library" / "Caches"
     else:
         base = Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache")
-    folder = base / "vitrail" / "openvino"
+    known = hashlib.sha256(repr((sorted(exported.digests.items()), openvino.__version__)).encode()).hexdigest()
+    folder = base / "vitrail" / "openvino" / known[:32]
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:
