@@ -71,6 +71,32 @@ def test_a_name_that_no_file_can_have_is_one_bad_image(tmp_path: Path) -> None:
         read_file(tmp_path / "a\0b.png", "a")
 
 
+@pytest.mark.parametrize("name", ["x" * 5000 + ".png", "~nobody-has-this-name/1.png"])
+def test_a_name_that_cannot_be_looked_up_is_one_bad_image_among_others(tmp_path: Path, name: str) -> None:
+    (tmp_path / "1.png").write_bytes(b"one")
+    bad, good = Inputs([name, str(tmp_path / "1.png")])
+    assert (bad.name, good.read()) == (name, b"one")
+    with pytest.raises(OSError, match="No such file|too long"):
+        bad.read()
+    assert stamp(bad) == "-"
+
+
+def test_a_folder_that_may_not_be_entered_is_no_missing_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(path: Path, **named: object) -> object:  # root may enter everything
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "stat", denied)
+    assert [source.name for source in Inputs(["closed/1.png"])] == ["closed/1.png"]
+
+
+def test_an_empty_name_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "1.png").write_bytes(b"one")
+    monkeypatch.chdir(tmp_path)
+    for names in ([""], ["1.png", ""]):
+        with pytest.raises(UserError, match="empty name"):
+            Inputs(names)
+
+
 def test_a_folder_that_cannot_be_read_is_told_as_a_bad_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()

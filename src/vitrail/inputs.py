@@ -12,14 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vitrail.data.decode import SUFFIXES, ImageError
-from vitrail.data.samples import Picked, Samples
-from vitrail.data.sources.folder import FileReader
-from vitrail.data.sources.idx import is_idx
-from vitrail.data.sources.shards import ShardReader
 from vitrail.errors import UserError
 
 if TYPE_CHECKING:
     from vitrail.data.open import Dataset
+    from vitrail.data.samples import Samples
 
 MOST_BYTES = 1 << 30  # of an image file: 100 million pixels, 16-bit with alpha, uncompressed, take 0.8 GB
 _DATA_SUFFIXES = {".csv", ".tsv", ".jsonl", ".json", ".ndjson", ".parquet", ".tar"}
@@ -56,9 +53,11 @@ class Inputs:
             labelled: read a folder as a data set where it is one, for the true labels.
 
         Raises:
-            UserError: not one of the paths is there.
+            UserError: not one of the paths is there; an empty name.
         """
         self.names = tuple(names)
+        if "" in self.names:  # which would mean the folder that one is in: an empty variable of a shell, not a wish
+            raise UserError("an image or a folder with an empty name: name it, or leave it out")
         self.labelled = labelled
         self._opened: dict[str, Dataset | None] = {}
         missing = [name for name in self.names if _is_missing(name)]
@@ -76,12 +75,11 @@ class Inputs:
             yield from self._expand(name)
 
     def _expand(self, name: str) -> Iterator[Source]:
-        path = Path(name).expanduser()
-        if path.is_dir():
+        path = _path(name)
+        if os.path.isdir(path):  # which, unlike Path's, are false for names that no file can have
             yield from self._expand_folder(path)
-        elif path.is_file():
-            names_data = path.suffix.lower() in _DATA_SUFFIXES or is_idx(path)
-            yield from self._samples(str(path)) if names_data else [_file(name, path)]
+        elif os.path.isfile(path):
+            yield from self._samples(str(path)) if _is_data(path) else [file_source(name, path)]
         elif name == "digits" or name.startswith("hf:"):
             yield from self._samples(name)
         elif glob.has_magic(name):
@@ -91,7 +89,7 @@ class Inputs:
             for match in found:
                 yield from self._expand(match)
         else:
-            yield _file(name, path)
+            yield file_source(name, path)
 
     def _expand_folder(self, path: Path) -> Iterator[Source]:
         if self.labelled and self._data_set(str(path), needed=False) is not None:
@@ -163,11 +161,33 @@ def stamp(source: Source) -> str:
 
 def _is_missing(name: str) -> bool:
     """Whether a name is that of a path, and nothing is there."""
-    names_data = name == "digits" or name.startswith("hf:") or glob.has_magic(name)
-    return not names_data and not Path(name).expanduser().exists()
+    if name == "digits" or name.startswith("hf:") or glob.has_magic(name):
+        return False
+    try:
+        _path(name).stat()
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return True
+    except OSError:  # too long, or in a folder that may not be entered: reading it will say so
+        return False
+    return False
 
 
-def _file(name: str, path: Path) -> Source:
+def _is_data(path: Path) -> bool:
+    """Whether a file is a table or another data set, and no image."""
+    if _is_image(path.name):  # nearly always, and there is nothing to import then
+        return False
+    from vitrail.data.sources.idx import is_idx
+
+    return path.suffix.lower() in _DATA_SUFFIXES or is_idx(path)
+
+
+def _path(name: str) -> Path:
+    """With ``~`` expanded; as it is where that is the name of nobody."""
+    return Path(os.path.expanduser(name))
+
+
+def file_source(name: str, path: Path) -> Source:
+    """A file as an image; of what is no file, ``read`` refuses all but the pipes of a shell."""
     from_shell = str(path).startswith(_SHELL_PIPES)
     return Source(name, path.read_bytes if from_shell else partial(read_file, path, name), path=path)
 
@@ -193,7 +213,7 @@ def _walk(root: Path) -> Iterator[Source]:
     for name in names:
         path = root / name
         if _is_image(name):
-            yield _file(str(path), path)
+            yield file_source(str(path), path)
         if name in folders:
             yield from _walk(path)
 
@@ -206,12 +226,16 @@ def _raise(error: OSError) -> bytes:
     raise error
 
 
-def _sample(data: str, samples: Samples, index: int, name: str, label: str | None) -> Source:
+def _sample(data: str, samples: "Samples", index: int, name: str, label: str | None) -> Source:
     """One sample of a data set, with the file in which it lies."""
+    from vitrail.data.samples import Picked
+    from vitrail.data.sources.folder import FileReader
+    from vitrail.data.sources.shards import ShardReader
+
     reader = samples.read.read if isinstance(samples.read, Picked) else samples.read
     place = samples.place(index)
     if isinstance(reader, FileReader):
         path = reader.root / reader.names[place]
         return Source(name, partial(read_file, path, name), label, path)
-    inside = reader.files[reader.file_of[place]] if isinstance(reader, ShardReader) else Path(data).expanduser()
+    inside = reader.files[reader.file_of[place]] if isinstance(reader, ShardReader) else _path(data)
     return Source(name, partial(samples.encoded, index), label, inside if inside.exists() else None)

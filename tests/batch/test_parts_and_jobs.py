@@ -75,8 +75,54 @@ def test_another_job_is_refused_by_what_differs_until_it_is_to_begin_anew(tmp_pa
 def test_a_damaged_job_is_refused_in_one_line(tmp_path: Path) -> None:
     with job_at(tmp_path / "out.csv", lambda: IDENTITY, long=True) as job:
         (job.folder / "job.json").write_text("{")
-    with pytest.raises(UserError, match="a damaged job"), job_at(tmp_path / "out.csv", lambda: IDENTITY, long=True):
+    with (
+        pytest.raises(UserError, match=r"job\.json is damaged: .*--restart"),
+        job_at(tmp_path / "out.csv", lambda: IDENTITY, long=True),
+    ):
         pass
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", "7", '{"1.png": "late"}', '{"1.png": {"stamp": 3}}', "\udcff"])
+def test_a_damaged_list_of_images_set_aside_is_told_and_counts_for_nothing(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "1.png"
+    path.write_bytes(random.Random(1).randbytes(5))
+    source = Source("1.png", path.read_bytes, path=path)
+    with job_at(tmp_path / "out.csv", lambda: IDENTITY, long=True) as job:
+        job.set_aside(source, "crashes")
+        (job.folder / "aside.json").write_bytes(content.encode("utf-8", "surrogateescape"))
+    said: list[str] = []
+    with job_at(tmp_path / "out.csv", lambda: IDENTITY, long=True, say=said.append) as job:
+        assert job.aside(source) is None
+    assert len(said) == 1
+    assert "aside.json is damaged" in said[0]
+
+
+def test_what_differs_is_named_by_the_file_and_the_part_of_a_long_value(tmp_path: Path) -> None:
+    def identity(digest: str, depth: int) -> dict[str, object]:
+        model = f"ViTConfig(image_size=(224, 224), patch_size=16, classes=1000, channels=3, width=768, depth={depth})"
+        return {"model": model, "weights": {"a.bin": digest * 64, "b.bin": "7" * 64}}
+
+    with job_at(tmp_path / "out.csv", lambda: identity("1", 12), long=True):
+        pass
+    with pytest.raises(UserError) as refused, job_at(tmp_path / "out.csv", lambda: identity("2", 24), long=True):
+        pass
+    assert "with model ...depth=12), not ...depth=24); weights a.bin 11111111..., not 22222222...: " in str(
+        refused.value
+    )
+    assert "b.bin" not in str(refused.value)
+
+
+def test_what_a_person_has_put_beside_the_parts_stays_and_stops_nothing(tmp_path: Path) -> None:
+    with job_at(tmp_path / "out.csv", lambda: IDENTITY, long=True) as job:
+        (job.folder / "mine").mkdir()
+        (job.folder / "mine" / "note.txt").write_text("keep")
+        job.store(0, answers(2), "x")
+        job.target.write_text("whole")
+        job.deliver()
+    assert (tmp_path / "out.csv").read_text() == "whole"
+    assert sorted(path.name for path in job.folder.rglob("*")) == ["mine", "note.txt"]
+    with job_at(tmp_path / "out.csv", lambda: {"another": "job"}, long=True) as job:  # nothing is left of the first
+        assert not job.has(0)
 
 
 def _hold(out: Path, ready: "multiprocessing.synchronize.Event") -> None:  # type: ignore[name-defined]

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,7 +17,9 @@ from PIL import Image
 
 import vitrail
 from vitrail.data.preprocess import Preprocess
+from vitrail.errors import UserError
 from vitrail.model import ViT, ViTConfig
+from vitrail.weights import replace
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -103,7 +106,9 @@ def test_the_files_suffix_names_the_format(run: Run, model: Path, images: Path, 
         (["{images}", "--format", "parquet"], "add --out FILE.parquet"),
         (["{images}", "--out", "{images}/p.xyz"], "the suffix names no format"),
         (["{images}", "--out", "{images}/nowhere/p.csv"], "there is no folder"),
+        (["{images}", "--out", "{images}/a", "--format", "csv"], "a: a folder; name a file in it"),
         (["{images}", "--device", "abacus"], "device 'abacus'"),
+        ([""], "empty name"),
     ],
 )
 def test_unusable_input_is_one_line_and_exit_code_2(
@@ -183,6 +188,71 @@ def test_embed_refuses_what_it_cannot_write_or_read(run: Run, model: Path, image
     assert code == 2
     assert "damaged" in err
     assert not (tmp_path / "f.npz").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes with names")
+def test_a_pipe_is_refused_at_once_and_stays_what_it_is(run: Run, model: Path, images: Path, tmp_path: Path) -> None:
+    for name in ("p.csv", "p.npz", "p.json", "p.html"):
+        os.mkfifo(tmp_path / name)
+    for arguments in (
+        ("predict", "no/such/model", images, "--out", tmp_path / "p.csv"),  # refused before the model is looked for
+        ("embed", "no/such/model", images, "--out", tmp_path / "p.npz"),
+        ("evaluate", "no/such/model", images, "--json", tmp_path / "p.json"),
+        ("evaluate", "no/such/model", images, "--report", tmp_path / "p.html"),
+    ):
+        code, out, err = run(*arguments)
+        assert (code, out) == (2, "")
+        assert f"{arguments[3]} {arguments[4]}: a pipe or a device, and no file" in err
+    with pytest.raises(UserError, match="a pipe or a device"), replace.file(tmp_path / "p.csv"):
+        pass
+    assert all((tmp_path / name).is_fifo() for name in ("p.csv", "p.npz", "p.json", "p.html"))
+    for option, command in (("--out", "embed"), ("--json", "evaluate"), ("--report", "evaluate")):
+        (tmp_path / "d.npz").mkdir(exist_ok=True)
+        code, _, err = run(command, "no/such/model", images, option, tmp_path / "d.npz")
+        assert code == 2
+        assert f"{option} {tmp_path / 'd.npz'}: a folder; name a file in it" in err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names that are no characters, and control characters")
+def test_names_that_are_no_characters_are_written_as_escapes(
+    run: Run, model: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(images)  # names that fit into a table
+    odd = os.fsdecode(b"\xe9t\xe9")
+    (images / "b").rename(images / odd)
+    (images / odd / "1.png").rename(images / odd / "x\x1b[2J\n\u202egpj.png")
+    assert run("embed", model, images, "--out", tmp_path / "f.parquet")[0] == 0
+    assert pq.read_table(tmp_path / "f.parquet").to_pydict()["label"] == ["a", "\\udce9t\\udce9", "\\udce9t\\udce9"]
+    code, out, _ = run("predict", model, odd)
+    assert code == 0
+    assert "\\udce9t\\udce9/x\\x1b[2J\\n\\u202egpj.png" in out
+    assert not {"\x1b", "\u202e"} & set(out)
+    code, _, err = run("predict", model, odd, f"{odd}/\x1bc.png")
+    assert code == 0
+    assert "\\x1bc.png: cannot be read" in err
+    assert "\x1b" not in err
+    code, _, err = run("predict", model, f"{odd}/\x1bc.png")
+    assert (code, err) == (2, "error: \\udce9t\\udce9/\\x1bc.png: no such file or folder\n")
+    out_file = tmp_path / "p.parquet"
+    assert run("predict", model, images, "--out", out_file)[0] == 0
+    assert any("\\x1b" not in row["file"] and "\x1b" in row["file"] for row in pq.read_table(out_file).to_pylist())
+
+
+def test_a_process_that_leaves_at_once_has_written_all(model: Path, images: Path, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import atexit, sys; atexit.register(lambda: print('last', flush=False))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "vitrail", "predict", str(model), str(images), "--format", "jsonl"],
+        env={**os.environ, "PYTHONPATH": str(tmp_path), "VITRAIL_DEVICE": "cpu"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    *rows, last = done.stdout.splitlines()
+    assert [Path(json.loads(row)["file"]).name for row in rows] == ["0.png", "1.png", "0.png", "1.png"]
+    assert last == "last"
+    assert "1 of 4 images cannot be read" in done.stderr
 
 
 def test_predicting_imports_nothing_heavy_but_torch(model: Path, images: Path) -> None:

@@ -1,13 +1,21 @@
 """Answers of an engine: in order, whatever the sizes of the images, and with labels of its own or their numbers."""
 
+import importlib.metadata
+import io
+import os
+import pickle
+from pathlib import Path
+
 import numpy as np
 import pytest
+from PIL import Image
 
 from exported_models import small_model
 from vitrail.data.preprocess import Preprocess
 from vitrail.errors import UserError
 from vitrail.model import ModelConfig
 from vitrail.prediction import Predictor
+from vitrail.prediction.by_engine import _version
 
 
 class Recorded:
@@ -68,3 +76,65 @@ def test_a_bad_image_among_others_stops_nothing() -> None:
     found = list(predictor.stream_features([b"nothing", image, b"", b"x", image]))
     assert [features.error is None for features in found] == [False, True, False, False, True]
     np.testing.assert_array_equal(found[1].values, found[4].values)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes with names")
+def test_pictures_without_pixels_and_names_of_no_file_stop_nothing(tmp_path: Path) -> None:
+    good = pictures((30, 60))[0]
+    closed = Image.fromarray(good)
+    closed.close()
+    buffer = io.BytesIO()
+    Image.fromarray(good).save(buffer, "PNG")
+    torn = Image.open(io.BytesIO(buffer.getvalue()[:200]))  # which Pillow reads only when it is used
+    os.mkfifo(tmp_path / "pipe.png")
+    bad = {
+        "cannot be read": ["a\0b.png", closed, torn, "x" * 5000],
+        "no pixels": [np.zeros((0, 5, 3), np.uint8), np.zeros((4, 0), np.uint8), Image.new("RGB", (0, 4))],
+        "a pipe, and no file": [tmp_path / "pipe.png", str(tmp_path / "pipe.png")],
+    }
+    images = [image for some in bad.values() for image in (good, *some)]
+    found = list(Predictor(Recorded(Preprocess((16, 24))), batch_size=3).stream_features(images))
+    expected = [wanted for reason, some in bad.items() for wanted in ("", *[reason] * len(some))]
+    for one, wanted in zip(found, expected, strict=True):
+        assert (one.error is None) == (not wanted)
+        assert wanted in (one.error or "")
+
+
+def test_numbers_that_mean_nothing_are_refused() -> None:
+    engine = Recorded(Preprocess((16, 24)), 4)
+    for number in (0, -1):
+        with pytest.raises(UserError, match=f"batch_size {number}: give 1 or more"):
+            Predictor(engine, batch_size=number)
+        with pytest.raises(UserError, match=f"top {number}: give 1 or more"):
+            Predictor(engine)(pictures((30, 60)), top=number)
+
+
+def test_a_package_under_another_name_tells_its_own_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    assert _version("numpy") == np.__version__
+    monkeypatch.setattr(importlib.metadata, "version", unknown)
+    assert _version("numpy") == np.__version__
+
+
+def test_a_predictor_of_an_engine_of_ones_own_is_pickled_as_it_is() -> None:
+    image = pictures((30, 60))[0]
+    predictor = Predictor(Recorded(Preprocess((16, 24)), 4), batch_size=3)
+    copy = pickle.loads(pickle.dumps(predictor))
+    assert copy.batch_size == 3
+    assert copy([image]) == predictor([image])
+
+
+@pytest.mark.parametrize(
+    ("engine", "message"),
+    [
+        ("openvino", "--engine openvino: model is not exported; write one with vitrail export MODEL --to openvino"),
+        ("onnxruntime", "--engine onnxruntime: model is not exported; write one with vitrail export MODEL --to onnx"),
+        ("opnvino", "--engine opnvino: did you mean openvino?"),
+    ],
+)
+def test_an_engine_for_a_model_in_torch_is_refused_with_the_way_out(engine: str, message: str) -> None:
+    with pytest.raises(UserError) as refused:
+        Predictor("model", engine=engine)
+    assert str(refused.value) == message

@@ -1,6 +1,7 @@
 """An exported folder stands where a model may stand, gives its answers, and does without torch."""
 
 import json
+import pickle
 import subprocess
 import sys
 from collections.abc import Callable
@@ -96,6 +97,49 @@ def test_predicting_with_an_exported_folder_imports_no_torch(
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_the_command_imports_next_to_nothing_beside_the_runtime(forms: dict[str, Path], images: list[Path]) -> None:
+    code = (
+        "import sys; from vitrail.cli import main;"
+        f"sys.argv = ['vitrail', 'predict', {str(forms['onnx'])!r}, {str(images[0])!r}, '--format', 'jsonl',"
+        " '--engine', 'onnxruntime']\n"
+        "try: main()\nexcept SystemExit: pass\n"
+        "ours = {'vitrail.weights', 'vitrail.data.samples', 'vitrail.cli.train', 'vitrail.training', 'vitrail.evaluation'};"
+        "heavy = {'torch', 'torchvision', 'rich.table', 'filelock', 'pyarrow', 'yaml', 'jinja2', 'openvino'} | ours;"
+        "assert not heavy & sys.modules.keys(), heavy & sys.modules.keys()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert json.loads(done.stdout)["file"] == str(images[0])
+
+
+@pytest.mark.parametrize(("form", "engine"), ENGINES)
+def test_a_copy_for_another_process_gives_the_same_answers(
+    forms: dict[str, Path], images: list[Path], form: str, engine: str
+) -> None:
+    predictor = Predictor(forms[form], engine=engine, threads=1, batch_size=5)
+    copy = pickle.loads(pickle.dumps(predictor))
+    assert copy(images) == predictor(images)
+    assert copy.identity() == predictor.identity()
+
+
+def test_work_that_is_continued_is_done_in_one_way_whatever_the_last_batch_is(
+    forms: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vitrail.runtimes import engine as engines
+
+    asked = []
+    real = engines.open_engine
+
+    def recorded(*arguments: object, **named: object) -> object:
+        asked.append(named["hint"])
+        return real(*arguments, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(engines, "open_engine", recorded)
+    for batch_size, threads, continued in ((32, 2, True), (3, 2, True), (32, 1, True), (32, 2, False)):
+        choices = {"batch_size": batch_size, "threads": threads, "device": "cpu", "continued": continued}
+        open_predictor(str(forms["onnx"]), None, Pixels(), None, **choices)  # type: ignore[arg-type]
+    assert asked == ["throughput", "latency", "latency", None]
+
+
 def test_an_exported_folder_is_known_by_its_configuration(forms: dict[str, Path], tmp_path: Path) -> None:
     assert is_exported(forms["onnx"])
     assert not is_exported(forms["torch"])
@@ -162,7 +206,10 @@ def test_an_evaluation_has_the_models_numbers(
         )
         assert code == 0, err
         values[name] = json.loads(file.read_text())
+        assert "<dt>engine</dt>" in (tmp_path / "page.html").read_text().replace(" ", "").replace("\n", "")
     ours, theirs = values[form], values["torch"]
+    assert [ours[key] for key in ("engine", "precision", "merge")] == ["openvino", "float32", None]
+    assert [theirs[key] for key in ("engine", "precision", "merge")] == ["torch", "float32", None]
     assert ours["image_size"] == list(SIZE)
     assert ours["n"] == theirs["n"] == 20
     assert ours["top1"] == theirs["top1"]

@@ -39,7 +39,7 @@ def supervise(say: Callable[[str], None]) -> Flight | None:
         Failure: the worker died again and again at one place, and no image is to blame.
         SystemExit: with the worker's code.
     """
-    if not hasattr(os, "fork") or not _is_the_command() or threading.active_count() > 1:
+    if not hasattr(os, "fork") or not is_the_command() or threading.active_count() > 1:
         return None
     asked: list[int] = []
     for stop in (signal.SIGINT, signal.SIGTERM):
@@ -81,7 +81,7 @@ def signal_name(number: int) -> str:
     return f"signal {number}"
 
 
-def _is_the_command() -> bool:
+def is_the_command() -> bool:
     """Whether this process was started as ``vitrail`` or ``python -m vitrail``."""
     main = sys.modules["__main__"]
     spec = getattr(main, "__spec__", None)

@@ -3,59 +3,52 @@
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Iterable, Sequence
+from importlib import import_module
 from types import FrameType
 
 import typer
 
-from vitrail.cli import (
-    convert,
-    doctor,
-    embed,
-    evaluate,
-    export,
-    info,
-    inspect,
-    predict,
-    probe,
-    recipe,
-    resize,
-    study,
-    train,
+# each the function of that name in the module of that name, here
+COMMANDS = (
+    *("train", "evaluate", "predict", "embed", "probe", "inspect", "study"),
+    *("info", "convert", "resize", "export", "doctor", "recipe"),
 )
-
-COMMANDS: dict[str, Callable[..., None]] = {
-    "train": train.train,
-    "evaluate": evaluate.evaluate,
-    "predict": predict.predict,
-    "embed": embed.embed,
-    "probe": probe.probe,
-    "inspect": inspect.inspect,
-    "study": study.study,
-    "info": info.info,
-    "convert": convert.convert,
-    "resize": resize.resize,
-    "export": export.export,
-    "doctor": doctor.doctor,
-    "recipe": recipe.recipe,
-}
-
-app = typer.Typer(
-    help="From images to a trained, understood and deployed Vision Transformer, at any resolution.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-for name, command in COMMANDS.items():
-    app.command(name)(command)
+_DEBUG = "--debug"
 
 
-@app.callback()
-def options(debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error.")) -> None:
+def app_of(names: Iterable[str] = COMMANDS) -> typer.Typer:
+    """The command line with these commands, whose modules are imported."""
+    app = typer.Typer(
+        help="From images to a trained, understood and deployed Vision Transformer, at any resolution.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    for name in names:
+        app.command(name)(getattr(import_module(f"{__name__}.{name}"), name))
+    app.callback()(_options)
+    return app
+
+
+def __getattr__(name: str) -> typer.Typer:
+    """``app``, the whole command line: made where it is asked for, as a command needs no other's module."""
+    if name != "app":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return app_of()
+
+
+def _options(debug: bool = typer.Option(False, _DEBUG, help="Show the traceback of an error.")) -> None:
     """From images to a trained, understood and deployed Vision Transformer, at any resolution."""
     if debug:
         os.environ["VITRAIL_DEBUG"] = "1"
+
+
+def _needed(arguments: Sequence[str]) -> Sequence[str]:
+    """The commands that the arguments can mean: the one that they begin with, or all, to help or to suggest one."""
+    first = next((argument for argument in arguments if argument != _DEBUG), "")
+    return (first,) if first in COMMANDS else COMMANDS
 
 
 def main() -> None:
@@ -64,7 +57,7 @@ def main() -> None:
 
     signal.signal(signal.SIGTERM, _terminated)
     try:
-        app()
+        app_of(_needed(sys.argv[1:]))()
     except (UserError, Failure) as error:
         _fail(error, 2 if isinstance(error, UserError) else 1)
     except KeyboardInterrupt:
@@ -81,7 +74,10 @@ def main() -> None:
         code = getattr(error, "exit_code", None)
         if not isinstance(code, int):
             raise
-        for number in (signal.SIGINT, signal.SIGTERM):  # training.Stopped: a further signal must not change the exit code
+        for number in (
+            signal.SIGINT,
+            signal.SIGTERM,
+        ):  # training.Stopped: a further signal must not change the exit code
             signal.signal(number, signal.SIG_IGN)
         _say(str(error))
         sys.exit(code)
@@ -102,8 +98,11 @@ def _fail(error: Exception, code: int, prefix: str = "") -> None:
         import traceback
 
         traceback.print_exception(error)
+    from vitrail.cli.outputs import shown
+
     rank = os.environ.get("RANK", "0")
-    _say(f"error: {prefix}{error}" if rank == "0" else f"[process {rank}] error: {prefix}{error}")
+    text = "\n".join(map(shown, str(error).split("\n")))  # it may name a file by what a terminal would obey
+    _say(f"error: {prefix}{text}" if rank == "0" else f"[process {rank}] error: {prefix}{text}")
     sys.exit(code)
 
 

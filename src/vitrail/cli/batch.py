@@ -1,6 +1,10 @@
 """Answers for ``--out``, as ``predict`` and ``embed`` need them: in parts that outlive the process, by a watched worker."""
 
+import atexit
 import hashlib
+import os
+import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,6 +36,12 @@ class Asked:
     out: Path
     restart: bool
 
+    def long(self, batch_size: int) -> bool:
+        """Whether the answers come in several parts, which are kept until the last is there."""
+        from vitrail.batch.work import part_size
+
+        return self.survey.count > part_size(batch_size)
+
     @contextmanager
     def answered(
         self,
@@ -60,7 +70,7 @@ class Asked:
             return {**identity(), "inputs": _digest(self.inputs.names)}
 
         size, count = part_size(predictor.batch_size), self.survey.count
-        with job_at(self.out, whole, long=count > size, restart=self.restart) as job:
+        with job_at(self.out, whole, long=self.long(predictor.batch_size), restart=self.restart, say=note) as job:
             if self.flight is not None:
                 try_suspects(job, self.survey.suspects, predictor.pixels, self.flight)
             with progress(what) as move:
@@ -93,6 +103,23 @@ def asked(names: Sequence[str], out: Path, *, labelled: bool = False, restart: b
 
     inputs = Inputs(names, labelled=labelled)
     return Asked(inputs, survey(inputs, flight), flight, out, restart)
+
+
+def leave() -> None:
+    """End the process, which has done its work, where it is that of the command: at once.
+
+    To take all libraries apart takes longer than to label an image. This returns where a program has called the command,
+    or where threads are still at work.
+    """
+    from vitrail.batch.supervise import is_the_command
+
+    at_work = [one for one in threading.enumerate() if one is not threading.main_thread() and not one.daemon]
+    if not is_the_command() or at_work:
+        return
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def _digest(texts: Iterable[str]) -> str:

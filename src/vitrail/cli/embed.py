@@ -41,9 +41,10 @@ def embed(
 
     The same command goes on where it was interrupted.
     """
-    from vitrail.cli.batch import asked
+    from vitrail.cli.batch import asked, leave
     from vitrail.cli.console import note
     from vitrail.cli.features import FEATURE_WRITERS, Features
+    from vitrail.cli.outputs import require_file, shown
     from vitrail.cli.pixels import pixels
     from vitrail.cli.predict import Errors
     from vitrail.errors import UserError
@@ -51,8 +52,7 @@ def embed(
     write = FEATURE_WRITERS.get(out.suffix.lower())
     if write is None:
         raise UserError(f"--out {out}: the suffix must be {' or '.join(FEATURE_WRITERS)}")
-    if not out.absolute().parent.is_dir():
-        raise UserError(f"--out {out}: there is no folder {out.parent}")
+    require_file("--out", out)
     said = pixels(mean, std, mode, crop_fraction, interpolation)
     request = asked(inputs, out, labelled=True, restart=restart)
 
@@ -69,6 +69,7 @@ def embed(
         engine=engine,
         threads=threads,
         merge=merge,
+        continued=request.long(batch_size),
     )
 
     def answers(wanted: "Iterator[Source]") -> "Iterator[Answer]":
@@ -92,9 +93,10 @@ def embed(
             job.discard()
     count = features.count + errors.count
     if not features.count:
-        raise UserError(f"none of {count} images can be read; the first: {errors.first}")
+        raise UserError(f"none of {count} images can be read; the first: {shown(errors.first)}")
     note(f"{features.count} images, {features.width} features each: {out}")
     if errors.count:
-        note(f"{errors.count} of {count} images cannot be read and are left out; the first: {errors.first}")
+        note(f"{errors.count} of {count} images cannot be read and are left out; the first: {shown(errors.first)}")
         for line in errors.lines():
-            note(line)
+            note(shown(line))
+    leave()

@@ -15,6 +15,7 @@ from vitrail.cli.models import Settings
 from vitrail.cli.pixels import CropFraction, Interpolation, Mean, Mode, Std
 
 if TYPE_CHECKING:
+    from vitrail.cli.engines import Computed
     from vitrail.data.preprocess import Preprocess
     from vitrail.data.samples import Samples
     from vitrail.evaluation.metrics import Evaluation
@@ -71,7 +72,7 @@ def evaluate(
 ) -> None:
     """Show top-1 and top-5 accuracy, calibration, classes and confident mistakes; or, at several sizes, accuracy and cost."""
     from vitrail.cli import curve, merge_curve
-    from vitrail.cli.engines import open_exported
+    from vitrail.cli.engines import computed, open_exported
     from vitrail.cli.merging import merged, mergings
     from vitrail.cli.models import load_model
     from vitrail.cli.pixels import pixels
@@ -115,13 +116,14 @@ def evaluate(
         done = _evaluate(task, place, batch_size, workers, skip_bad)
         if not place.first:
             return
+        how = computed(vit)
         if json_file is not None:
             head = {"model": model, "data": data, "split": name, "image_size": list(preprocess.image_size)}
-            write_json(json_file, {**head, **done.evaluation.to_dict()})
+            write_json(json_file, {**head, **how.to_dict(), **done.evaluation.to_dict()})
         if json_file != "-":
             show(done.evaluation, f"{name} of {data}")
         if report is not None:
-            _write_page(report, task, done, place)
+            _write_page(report, task, done, how, place)
 
 
 @dataclass(frozen=True, eq=False)
@@ -246,11 +248,11 @@ def _check_alone(model: str, place: "Devices", merge: str | None) -> None:
 
 def _check_outputs(json_file: str | None, report: Path | None, figure: Path | None) -> None:
     """Refuse, before any work, files that cannot be written."""
-    from vitrail.errors import UserError
+    from vitrail.cli.outputs import require_file
 
     for option, path in (("--json", json_file), ("--report", report), ("--figure", figure)):
-        if path is not None and path != "-" and not Path(path).absolute().parent.is_dir():
-            raise UserError(f"{option} {path}: there is no folder {Path(path).parent}")
+        if path is not None and path != "-":
+            require_file(option, Path(path))
 
 
 def write_json(file: str, values: dict[str, Any]) -> None:
@@ -265,12 +267,12 @@ def write_json(file: str, values: dict[str, Any]) -> None:
         staging.write_text(text + "\n", encoding="utf-8")
 
 
-def _write_page(file: Path, task: Task, done: Done, place: "Devices") -> None:
+def _write_page(file: Path, task: Task, done: Done, how: "Computed", place: "Devices") -> None:
     import shlex
     import sys
 
     from vitrail.cli.console import note
-    from vitrail.report.cost import machine_rows, model_rows
+    from vitrail.report.cost import machine_rows
     from vitrail.report.page import ReportData, write_report
 
     page = ReportData(
@@ -279,11 +281,24 @@ def _write_page(file: Path, task: Task, done: Done, place: "Devices") -> None:
         evaluation=done.evaluation,
         split=task.split,
         cost={
-            **model_rows(task.vit.config.with_changes(image_size=task.preprocess.image_size)),
+            **_model_rows(task, how),
             "evaluation": f"{done.seconds:.1f} s, {done.images / done.seconds:,.0f} images/s",
-            **machine_rows(place.device, place.world),
+            **machine_rows(place.device, place.world, how.precision),
         },
         thumbnails=done.samples.encoded,
         command=shlex.join(["vitrail", *sys.argv[1:]]),
     )
     note(f"report: {write_report(file, page)}")
+
+
+def _model_rows(task: Task, how: "Computed") -> dict[str, str]:
+    """What the model is and costs, with its tokens merged as they were, and what has run it."""
+    from vitrail.model.cost import flops, readable
+    from vitrail.report.cost import model_rows
+
+    config = task.vit.config.with_changes(image_size=task.preprocess.image_size)
+    rows = model_rows(config)
+    if how.merge is not None:
+        rows["merged tokens"] = f"{how.merge}, as --merge has it"
+        rows["FLOPs of one image"] = readable(sum(flops(config, how.merge).values()), "FLOPs")
+    return {**rows, "engine": how.engine}

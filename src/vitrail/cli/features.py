@@ -102,8 +102,15 @@ def write_features_parquet(out: Path, features: Features) -> None:
                 pa.FixedSizeListArray.from_arrays(pa.array(_values(block).ravel(), pa.float32()), features.width),
             ]
             if features.labelled:
-                columns.append(pa.array([answer.row["label"] for answer in block], pa.string()))
+                columns.append(pa.array([_label(answer) for answer in block], pa.string()))
             writer.write_table(pa.table(columns, schema=schema))
+
+
+def _label(answer: "Answer") -> str | None:
+    from vitrail.cli.outputs import printable
+
+    label: str | None = answer.row["label"]
+    return None if label is None else printable(label)
 
 
 FEATURE_WRITERS: dict[str, Callable[[Path, Features], None]] = {".npz": write_npz, ".parquet": write_features_parquet}

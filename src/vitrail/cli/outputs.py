@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 Predictions = Iterable["Prediction"]
 _BLOCK = 10_000  # images that are held at once: rows of a table, or of a row group
+# would move the cursor, break the line, turn the direction of writing, or are no characters
+_UNSHOWN = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _BY_SUFFIX = {".csv": "csv", ".jsonl": "jsonl", ".json": "jsonl", ".parquet": "parquet", ".txt": "table"}
 
 
@@ -26,7 +29,7 @@ def choose_format(name: str | None, out: Path | None) -> str:
     """The format asked for, else that of ``out``'s suffix, else the table.
 
     Raises:
-        UserError: unknown, or Parquet without a file to write.
+        UserError: unknown, Parquet without a file to write, or a file that cannot be written.
     """
     if name is None:
         name = "table" if out is None else _BY_SUFFIX.get(out.suffix.lower(), "")
@@ -36,9 +39,23 @@ def choose_format(name: str | None, out: Path | None) -> str:
         raise UserError(f"--format {name!r}: {did_you_mean(name, WRITERS)}")
     if name == "parquet" and out is None:
         raise UserError("--format parquet needs a file: add --out FILE.parquet")
-    if out is not None and not out.absolute().parent.is_dir():
-        raise UserError(f"--out {out}: there is no folder {out.parent}")
+    if out is not None:
+        require_file("--out", out)
     return name
+
+
+def require_file(option: str, path: Path) -> None:
+    """Refuse, before any work, a file that cannot be written: a new one takes the old one's place in its folder.
+
+    Raises:
+        UserError: there is no such folder; or a folder, a pipe or a device has the name.
+    """
+    if not path.absolute().parent.is_dir():
+        raise UserError(f"{option} {path}: there is no folder {path.parent}")
+    if path.is_dir():
+        raise UserError(f"{option} {path}: a folder; name a file in it")
+    if path.exists() and not path.is_file():
+        raise UserError(f"{option} {path}: a pipe or a device, and no file: name a file")
 
 
 def write_table(predictions: Predictions, out: Path | None, width: int) -> None:
@@ -63,11 +80,12 @@ def _table(predictions: "list[Prediction]") -> "Table":
     table.add_column("probability", justify="right")
     table.add_column("next")
     for p in predictions:
+        file = escape(shown(p.file or ""))
         if p.error is not None:
-            table.add_row(escape(p.file or ""), f"[red]{escape(p.error.removeprefix(f'{p.file}: '))}[/red]")
+            table.add_row(file, f"[red]{escape(shown(p.error.removeprefix(f'{p.file}: ')))}[/red]")
             continue
         others = ", ".join(f"{label} {probability:.1%}" for label, probability in p.top[1:])
-        table.add_row(escape(p.file or ""), escape(p.label or ""), f"{p.probability:.1%}", escape(others))
+        table.add_row(file, escape(shown(p.label or "")), f"{p.probability:.1%}", escape(shown(others)))
     return table
 
 
@@ -105,9 +123,9 @@ def write_parquet(predictions: Predictions, out: Path | None, width: int) -> Non
             rows = [
                 {
                     "file": printable(p.file or ""),
-                    "label": p.label,
+                    "label": p.label and printable(p.label),
                     "probability": p.probability,
-                    "top": [{"label": label, "probability": probability} for label, probability in p.top],
+                    "top": [{"label": printable(label), "probability": probability} for label, probability in p.top],
                     "error": p.error and printable(p.error),
                 }
                 for p in block
@@ -153,3 +171,8 @@ def _blocks(predictions: Predictions) -> "Iterator[list[Prediction]]":
 def printable(text: str) -> str:
     """A file's name of bytes that are no characters, with these written as escapes."""
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+def shown(text: str) -> str:
+    """A text for a terminal, with what is no character there written as escapes."""
+    return _UNSHOWN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)

@@ -49,7 +49,7 @@ def predict(
 
     With --out, the same command goes on where it was interrupted.
     """
-    from vitrail.cli.batch import asked
+    from vitrail.cli.batch import asked, leave
     from vitrail.cli.outputs import WRITERS, choose_format
     from vitrail.cli.pixels import pixels
 
@@ -74,6 +74,7 @@ def predict(
         engine=engine,
         threads=threads,
         merge=merge,
+        continued=request is not None and request.long(batch_size),
     )
     width = max(1, min(top, len(predictor.labels)))
     if request is None:
@@ -83,6 +84,7 @@ def predict(
         tally = Tally(predictions)
         WRITERS[chosen](tally, None, width)
         tally.conclude()
+        leave()
         return
 
     def answers(wanted: "Iterator[Source]") -> "Iterator[Answer]":
@@ -97,6 +99,7 @@ def predict(
         WRITERS[chosen](tally, job.target, width)
         job.deliver()
     tally.conclude()
+    leave()
 
 
 def watched(items: Iterable[T], count: int, what: str) -> Iterator[T]:
@@ -169,15 +172,16 @@ class Tally:
             UserError: none could.
         """
         from vitrail.cli.console import note
+        from vitrail.cli.outputs import shown
         from vitrail.errors import UserError
 
-        bad, first = self.errors.count, self.errors.first
+        bad, first = self.errors.count, shown(self.errors.first)
         if bad == self.count:
             raise UserError(first if bad == 1 else f"none of {bad} images can be read; the first: {first}")
         if bad:
             note(f"{bad} of {self.count} images cannot be read; the first: {first}")
             for line in self.errors.lines():
-                note(line)
+                note(shown(line))
 
 
 def _prediction(row: dict[str, Any]) -> "Prediction":

@@ -5,6 +5,7 @@ Shapes: B images of one size, C channels, h w height and width, D width of the f
 
 import json
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,17 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitrail.data.preprocess import Preprocess
-from vitrail.errors import UserError
+from vitrail.errors import UserError, did_you_mean
 from vitrail.prediction.answers import Ranking
 
 if TYPE_CHECKING:
     from typing_extensions import TypeIs
 
     from vitrail.model import Model
-    from vitrail.runtimes.engine import Engine
+    from vitrail.runtimes.engine import Engine, Hint
 
 AUTO, TORCH = "auto", "torch"
 _CONFIG = "config.json"  # as in weights/found.py, of which the import would take longer than that of all else here
+_MANY = 4  # images of a batch, from which on they are dealt out; as runtimes/by_openvino.py has it
 _BATCHES_AHEAD = 2  # decoded while one is computed: threads that wait for one another leave no core idle
 
 
@@ -31,11 +33,19 @@ class EngineAnswers:
 
     ahead = _BATCHES_AHEAD
 
-    def __init__(self, engine: "Engine") -> None:
-        self.engine = engine
+    def __init__(self, engine: "Engine", opening: "tuple[str | Path, str, str, int | None] | None" = None) -> None:
+        """
+        Args:
+            engine: runs the model.
+            opening: the arguments of `opened` that gave it, by which a copy in another process opens its own.
+        """
+        self.engine, self._opening = engine, opening
         self.preprocess: Preprocess = engine.preprocess
         self.classes = engine.config.classes
         self.labels = engine.labels or tuple(str(index) for index in range(self.classes))
+
+    def __reduce__(self) -> Any:
+        return (_reopened, self._opening) if self._opening is not None else super().__reduce__()
 
     @property
     def feature_width(self) -> int:
@@ -58,8 +68,6 @@ class EngineAnswers:
         return list(self._rows(pixels, "features"))
 
     def identity(self) -> dict[str, Any]:
-        from importlib.metadata import version
-
         from vitrail.runtimes.engine import ENGINES
 
         exported = getattr(self.engine, "exported", None)  # of another kind of engine the configuration is all there is
@@ -68,7 +76,7 @@ class EngineAnswers:
             "model": repr(self.engine.config),
             "weights": dict(sorted(exported.digests.items())) if exported is not None else {},
             "engine": self.engine.name,
-            "version": version(runtime.package) if runtime is not None else "",
+            "version": _version(runtime.package) if runtime is not None else "",
         }
 
     def _rows(self, pixels: Sequence[NDArray[np.uint8]], output: str) -> NDArray[np.float32]:
@@ -83,8 +91,15 @@ class EngineAnswers:
         return np.stack([found[index] for index in range(len(pixels))]).astype(np.float32, copy=False)
 
 
-def opened(model: "Model | Engine | str | Path", device: str, engine: str, threads: int | None) -> "Engine | None":
+def opened(
+    model: "Model | Engine | str | Path", device: str, engine: str, threads: int | None, batch_size: int | None = None
+) -> "Engine | None":
     """The engine of an exported model; None where the model is one for torch, in its ordinary form.
+
+    Args:
+        model, device, engine, threads: as for `Predictor`.
+        batch_size: of a work that may be continued by another process, whose answers are to be the same: it alone decides
+            how the engine works, and not the batches that come, of which the last may be small.
 
     Raises:
         UserError: a choice that the model leaves no room for; or the engine cannot be opened.
@@ -94,13 +109,53 @@ def opened(model: "Model | Engine | str | Path", device: str, engine: str, threa
             raise UserError(f"device {device!r}: exported models run on the CPU; leave it out")
         from vitrail.runtimes.engine import open_engine
 
-        return open_engine(Path(model).expanduser(), engine, threads=threads)
+        folder = Path(model).expanduser()
+        hint = None if batch_size is None else _hint(folder, batch_size, threads)
+        return open_engine(folder, engine, threads=threads, hint=hint)
     if engine not in (AUTO, TORCH):
         what = model if isinstance(model, str | Path) else "this model"
-        raise UserError(f"engine {engine!r}: {what} is not exported; write one with vitrail export MODEL --to {engine}")
+        raise UserError(f"--engine {engine}: {_refused(engine, what)}")
     if threads is not None:
         raise UserError(f"threads {threads}: only exported models take it; for torch, set OMP_NUM_THREADS={threads}")
     return model if not isinstance(model, str | Path) and is_engine(model) else None
+
+
+def _refused(engine: str, model: object) -> str:
+    """Why an engine cannot run a model in torch."""
+    from vitrail.runtimes.engine import ENGINES
+    from vitrail.runtimes.exported import FORMS
+
+    if engine not in ENGINES:
+        return did_you_mean(engine, (AUTO, *ENGINES))
+    form = engine if engine in FORMS else next(name for name, form in FORMS.items() if engine in form.engines)
+    return f"{model} is not exported; write one with vitrail export MODEL --to {form}"
+
+
+def _reopened(model: str | Path, device: str, engine: str, threads: int | None) -> EngineAnswers:
+    """The answers of what these arguments open."""
+    running = opened(model, device, engine, threads)
+    if running is None:
+        raise UserError(f"{model} is not an exported model any more: export it again")
+    return EngineAnswers(running, (model, device, engine, threads))
+
+
+def _version(package: str) -> str:
+    """Of a package that is imported; some are installed under other names than their own, such as onnxruntime-gpu."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return str(getattr(import_module(package), "__version__", ""))
+
+
+def _hint(folder: Path, batch_size: int, threads: int | None) -> "Hint":
+    """How an engine works best on whole batches."""
+    from vitrail.runtimes.engine import usable_cores
+    from vitrail.runtimes.exported import read_exported
+
+    many = batch_size >= _MANY and (threads or usable_cores()) > 1 and read_exported(folder).batch is None
+    return "throughput" if many else "latency"
 
 
 def is_engine(model: "Model | Engine") -> "TypeIs[Engine]":

@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from vitrail.data.decode import ImageError
 from vitrail.errors import UserError
-from vitrail.inputs import Source
+from vitrail.inputs import Source, file_source
 
 ImageLike = str | Path | bytes | Image.Image | np.ndarray | Source
 
@@ -26,11 +27,22 @@ def encoded(image: ImageLike) -> bytes:
     if isinstance(image, Source):
         return image.read()
     if isinstance(image, str | Path):
-        return Path(image).read_bytes()
+        return file_source(str(image), Path(image)).read()
     if isinstance(image, np.ndarray):
         image = _picture(image)
     if not isinstance(image, Image.Image):
         raise UserError(f"an image is a path, bytes, a Pillow image or a uint8 array, not {type(image).__name__}")
+    if 0 in image.size:
+        raise ImageError(f"image: a picture of {image.width}x{image.height} has no pixels")
+    try:
+        return _png(image)
+    except OSError:
+        raise
+    except Exception as error:  # it may be closed, or read from its file only now; Pillow raises nearly everything then
+        raise ImageError(f"image: cannot be read ({error})") from error
+
+
+def _png(image: Image.Image) -> bytes:
     upright = ImageOps.exif_transpose(image)
     if upright.mode not in _PNG_MODES:
         upright = upright.convert("RGB")
@@ -42,6 +54,8 @@ def encoded(image: ImageLike) -> bytes:
 def _picture(array: np.ndarray) -> Image.Image:
     if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
         raise UserError(f"an array must be uint8 (H, W) or (H, W, C), not {array.dtype} {array.shape}")
+    if not array.size:
+        raise ImageError(f"image: an array {array.shape} has no pixels")
     return Image.fromarray(array[:, :, 0] if array.ndim == 3 and array.shape[2] == 1 else array)
 
 

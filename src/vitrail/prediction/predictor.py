@@ -1,8 +1,9 @@
 """Predictor: files, bytes, pictures or arrays -> labels, probabilities and features; one bad image never stops the rest."""
 
+import gc
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -92,9 +93,12 @@ class Predictor:
 
         Raises:
             UserError: the model cannot be loaded, does not know its pixels or cannot take them, or the device or the
-                engine is not there.
+                engine is not there; a batch of no images.
         """
-        self._answers = _answers(model, device, engine, threads)
+        if batch_size < 1:
+            raise UserError(f"batch_size {batch_size}: give 1 or more")
+        with uncollected():
+            self._answers = _answers(model, device, engine, threads)
         self.preprocess: Preprocess = self._answers.preprocess
         self.labels = self._answers.labels
         self.batch_size = batch_size
@@ -119,13 +123,15 @@ class Predictor:
         An image that cannot be read has its ``error`` set; the others are not affected.
 
         Raises:
-            UserError: the model has no head; an object that is no image.
+            UserError: the model has no head; ``top`` is below 1; an object that is no image.
         """
         return list(self.stream(images, top=top))
 
     def stream(self, images: Iterable[ImageLike], *, top: int = 5) -> Iterator[Prediction]:
         """The same one by one, in order; ``images`` is read as batches are needed."""
         classes = self._answers.classes
+        if top < 1:
+            raise UserError(f"top {top}: give 1 or more")
         if not classes:
             raise UserError("the model has no head, so it has features and no labels: use features, or vitrail embed")
         for image, row, error in self._each(images, lambda pixels: self._answers.rank(pixels, min(top, classes))):
@@ -198,13 +204,25 @@ class Predictor:
         return self._answers
 
 
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """While a model is opened: importing its library makes very many objects and no garbage, so looking for some is idle."""
+    before = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if before:
+            gc.enable()
+
+
 def _answers(model: "Model | Engine | str | Path", device: str, engine: str, threads: int | None) -> Answers:
     """What computes the answers of a model, whatever it is given as."""
     from vitrail.prediction.by_engine import EngineAnswers, is_engine, opened
 
     running = opened(model, device, engine, threads)
     if running is not None:
-        return EngineAnswers(running)
+        return EngineAnswers(running, (model, device, engine, threads) if isinstance(model, str | Path) else None)
 
     from vitrail.prediction.by_torch import TorchAnswers
     from vitrail.weights.load import load

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from vitrail.errors import UserError
+
 
 def _umask() -> int:
     """The mode that new files do not get. It can only be read by setting it, which other threads would see."""
@@ -57,7 +59,13 @@ def folder(target: Path, *, keep_others: bool = False) -> Iterator[Path]:
 
 @contextmanager
 def file(target: Path) -> Iterator[Path]:
-    """The path of a staging file beside ``target`` that takes its place when the block ends well, and vanishes else."""
+    """The path of a staging file beside ``target`` that takes its place when the block ends well, and vanishes else.
+
+    Raises:
+        UserError: ``target`` is a pipe or a device, whose place no file may take.
+    """
+    if target.exists() and not (target.is_file() or target.is_dir()):  # of a folder the system says so
+        raise UserError(f"{target}: a pipe or a device, and no file: name a file")
     target = target.resolve()  # a link is followed, not replaced
     descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.writing-", suffix=target.suffix, dir=target.parent)
     os.close(descriptor)
