@@ -1,5 +1,6 @@
 """``vitrail export``: what it says of what it wrote, and refusals in one line before any work."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -89,3 +90,30 @@ def test_a_model_without_a_pixel_contract_asks_for_it(run: Run, model: ViT) -> N
     assert "--mean" in err
     code, _, err = run("export", "bare", "--to", "pt2", "--mean", "0.5", "--std", "0.5", "--out", "deployed")
     assert code == 0, err
+
+
+def test_an_export_is_described_but_is_no_model_to_build_on(run: Run, model: ViT) -> None:
+    code, _, err = run("export", "model", "--to", "openvino", "--batch", "2", "--out", "deployed")
+    assert code == 0, err
+    code, out, err = run("info", "deployed", "--json")
+    assert code == 0, err
+    said = json.loads(out)
+    assert said["labels"] == ["cat", "dog", "owl"]
+    assert "exported to openvino in float32, 2 images at a time" in said["notes"][0]
+
+    commands = (
+        ("info", "deployed", "--weights"),
+        ("convert", "deployed", "--to", "timm", "--out", "other"),
+        ("resize", "deployed", "--image-size", "32", "--out", "other"),
+        ("export", "deployed", "--to", "pt2", "--out", "other"),
+        ("train", "digits", "--init", "deployed", "--out", "other"),
+        ("info", "deployed/model.bin"),
+    )
+    for command in commands:
+        code, _, err = run(*command)
+        last = err.strip().splitlines()[-1]
+        assert code == 2, command
+        assert "is a model exported to openvino (float32)" in last, command
+        assert "give that" in last
+    with pytest.raises(vitrail.UserError, match="deployed is a model exported to openvino"):
+        vitrail.load("deployed")

@@ -43,7 +43,7 @@ def quantiser(model: Model, form: str, source: Path, target: Path) -> tuple[Quan
 
 @pytest.mark.parametrize("form", FORMS)
 def test_an_int8_model_is_near_its_model_and_says_what_it_costs(form: str, photos: Path, tmp_path: Path) -> None:
-    model = tiny.model(width=64, mlp_width=128)
+    model = tiny.model(width=64, mlp_width=128, depth=3)
     done = export(model, tmp_path / "out", Plan(form, int8=True, calibrate=str(photos), max_loss=15))
     images = tiny.images(16, model)
     expected = tiny.answers(model, images)["logits"].numpy()
@@ -61,44 +61,66 @@ def test_an_int8_model_is_near_its_model_and_says_what_it_costs(form: str, photo
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_the_part_that_costs_most_stays_in_float32(form: str, tmp_path: Path) -> None:
-    """The judge finds fault with every model but the one whose head is exact."""
-    model = tiny.model(depth=1)
+def test_the_block_that_costs_most_stays_in_float32(form: str, tmp_path: Path) -> None:
+    """The judge finds fault with every model but the one whose first block is exact."""
+    model = tiny.model(depth=3)
     job, graph = quantiser(model, form, tmp_path / "float", tmp_path / "int8")
-    parts = job.operations(graph)
-    assert set(parts) >= {"patch_embed", "blocks.0.attn", "blocks.0.mlp", "head"}
-    written: list[tuple[list[str], bool]] = []
-    write = job.write
+    always, parts = job.operations(graph)
+    assert set(parts) == {"patch_embed", "blocks.0", "blocks.1", "blocks.2"}
+    assert len(always) >= 3 + 4  # attention of each block; and of the class token in the last, with the head
+    written: list[tuple[set[str], bool]] = []
 
-    def judge() -> tuple[str | None, float]:
-        ignored, quick = written[-1]
+    def judge(quick: bool) -> tuple[str | None, float]:
+        ignored, wrote_quick = written[-1]
+        assert wrote_quick == quick
+        exact = set(parts["blocks.0"]) <= ignored
         # alone in int8 is what is not ignored
-        cost = 1.0 if quick and not set(parts["head"]) & set(ignored) else 0.1
-        return (None if not quick and set(parts["head"]) <= set(ignored) else "it loses", cost)
+        return (None if exact and not quick else "it loses"), 0.1 if exact else 1.0
 
     class Recording(Quantiser):
-        def write(self, ignored=(), *, quick=False) -> None:  # type: ignore[no-untyped-def]
-            written.append((list(ignored), quick))
-            write(ignored, quick=quick)
+        def write(self, ignored, *, quick=False) -> None:  # type: ignore[no-untyped-def]
+            assert set(always) <= set(ignored)
+            written.append((set(ignored), quick))
+            super().write(ignored, quick=quick)
 
     kept, _ = quantise(Recording(**vars(job)), graph, judge, lambda text: None)
-    assert kept == ["head"]
+    assert kept == ["blocks.0"]
     assert [quick for _, quick in written] == [False, *[True] * len(parts), False]
 
 
-def test_a_part_left_in_float32_brings_the_answers_nearer(tmp_path: Path) -> None:
+def test_more_and_more_blocks_stay_in_float32_until_it_is_good_enough(tmp_path: Path) -> None:
+    model = tiny.model(depth=6)
+    job, graph = quantiser(model, "openvino", tmp_path / "float", tmp_path / "int8")
+    parts = job.operations(graph)[1]
+    written: list[int] = []
+
+    class Counting(Quantiser):
+        def write(self, ignored, *, quick=False) -> None:  # type: ignore[no-untyped-def]
+            written.append(sum(set(names) <= set(ignored) for names in parts.values()))
+
+    def judge(quick: bool) -> tuple[str | None, float]:
+        return (None if written[-1] == 6 else "it loses"), 1.0
+
+    kept, _ = quantise(Counting(**vars(job)), graph, judge, lambda text: None)
+    assert len(kept) == 6
+    assert kept == [part for part in parts if part in kept]  # in the model's order
+    assert written[len(parts) + 1 :] == [6]  # of 7 equal parts one may err, if half of the error is to be left
+
+
+def test_parts_left_in_float32_bring_the_answers_nearer(tmp_path: Path) -> None:
     import openvino
 
-    model = tiny.model(depth=1)
+    model = tiny.model(depth=2)
     job, graph = quantiser(model, "openvino", tmp_path / "float", tmp_path / "int8")
     images = tiny.images(16, model)
     expected = tiny.answers(model, images)["features"].numpy()
-    core, parts, errors = openvino.Core(), job.operations(graph), []
-    for ignored in ([], [name for part, names in parts.items() if part != "head" for name in names]):
+    core, (always, parts), errors = openvino.Core(), job.operations(graph), []
+    every = [name for names in parts.values() for name in names]
+    for ignored in ([], always, [*always, *parts["blocks.0"]], [*always, *every]):
         job.write(ignored)
         compiled = core.compile_model(tmp_path / "int8" / "model.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
         errors.append(np.abs(compiled([images.numpy()])["features"] - expected).mean())
-    assert errors[1] < 1e-4 < errors[0]
+    assert errors[3] < 1e-4 < errors[2] < errors[1] < errors[0]
 
 
 def test_nothing_is_written_where_int8_loses_too_much(

@@ -16,6 +16,8 @@ def open_model(exported: Exported, threads: int, hint: Hint | None, cache: bool)
     """A session on the CPU; a session spreads each operation over all threads whatever the hint, and compiles nothing."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
+    # between batches its threads would wait at full speed, on cores that decode the next images
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = _ERRORS_ALONE
     session = onnxruntime.InferenceSession(str(exported.path), options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name

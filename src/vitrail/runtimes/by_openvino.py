@@ -23,6 +23,7 @@ from vitrail.runtimes.exported import Exported
 
 _MANY = 4  # images, from which on streams pay
 _PART = 4  # images at most that a stream computes at a time
+_STREAM = 1  # threads of a stream
 _DIGEST = ".sha256"  # beside a compiled model
 
 
@@ -97,11 +98,14 @@ class _Compiled:
             # where the processor has bfloat16 it would be taken, and the answers would not be those that were checked
             "INFERENCE_PRECISION_HINT": "f32",
         }
+        if hint == "throughput":
+            config["NUM_STREAMS"] = max(1, threads // _STREAM)
         if kept is not None:
             config["CACHE_DIR"] = str(kept)
+            config["CACHE_MODE"] = "OPTIMIZE_SIZE"  # without the weights, which are read in the model's own file anyway
         self._model = core.compile_model(str(exported.path), "CPU", config)
         self._outputs = [self._model.output(name) for name in exported.outputs]
-        self._streams = self._model.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS") if hint == "throughput" else 1
+        self._streams = self._model.get_property("NUM_STREAMS") if hint == "throughput" else 1
         self._whole = exported.batch is not None
         self._requests = [self._model.create_infer_request() for _ in range(self._streams)]
 

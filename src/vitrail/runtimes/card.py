@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from vitrail.model import ViTConfig
 from vitrail.runtimes.check import Check
 from vitrail.runtimes.exported import FORMS, Exported
 from vitrail.weights.card import architecture
@@ -24,7 +25,7 @@ def export_card(exported: Exported, checks: Sequence[Check], *, name: str) -> st
         f"{' and '.join(f'`{output}`' for output in exported.outputs)}, float32. How an image file becomes such pixels stands "
         "in `config.json` under `vitrail.preprocess`.",
         _labels(exported.labels),
-        _precision(details),
+        _precision(exported),
         *(_check(check) for check in checks),
         _merging(details),
         "## Use\n\n```\nvitrail predict FOLDER image.jpg\n```",
@@ -41,15 +42,19 @@ def _labels(labels: Sequence[str]) -> str:
     return f"## Classes\n\n{len(labels)}, in the order of the logits: {shown}{more}."
 
 
-def _precision(details: Mapping[str, Any]) -> str:
+def _precision(exported: Exported) -> str:
+    details = exported.details
     if "calibration" not in details:
         return ""
-    kept = details["in_float32"]
-    rest = (
-        f"In float32 stay {', '.join(kept)}: measured, they cost most." if kept else "No part had to stay in float32."
+    always = (
+        "Attention's own products and those of single tokens stay in float32, as they take little time. "
+        if isinstance(exported.config, ViTConfig)
+        else ""
     )
+    kept = details["in_float32"]
+    rest = f"So that no more was lost, {', '.join(kept)} stayed in float32 too. " if kept else ""
     return (
-        f"## Int8\n\nWeights by channel, activations in ranges from {details['calibration']}. {rest} At most "
+        f"## Int8\n\nWeights by channel, activations in ranges from {details['calibration']}. {always}{rest}At most "
         f"{details['max_loss']:g} points of accuracy were to be lost, and {2 * details['max_loss']:g} points of first labels."
     )
 

@@ -34,6 +34,11 @@ class Pictures:
     source: str
     """Where they come from, for people."""
 
+    def every(self, step: int) -> "Pictures":
+        """Each so manieth of them."""
+        targets = None if self.targets is None else self.targets[::step]
+        return Pictures(self.pixels[::step], targets, self.source)
+
 
 @dataclass(frozen=True)
 class _Item:

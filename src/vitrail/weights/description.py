@@ -55,6 +55,11 @@ class Description:
     @property
     def notes(self) -> tuple[str, ...]:
         """What the person should know: the format, and what was assumed that the files do not say."""
+        if export := self.found.exported:
+            images = "any number of images" if export.get("batch") is None else f"{export['batch']} images"
+            kept = f"; in float32: {', '.join(map(str, export['in_float32']))}" if export.get("in_float32") else ""
+            form = f"exported to {export['form']} in {export.get('precision')}, {images} at a time{kept}"
+            return (f"{self.found.path}: {form}; for predict, evaluate and embed",)
         format_name = f"{self.found.path}: {self.format.name} format"
         if self.embedded:
             return (f"{format_name}, written by vitrail",)

@@ -36,8 +36,19 @@ class Found:
     @cached_property
     def weights(self) -> Weights:
         """The weights, of which only names and shapes are read yet. Raises UserError where there are none to read."""
+        if self.exported:
+            raise UserError(
+                f"{self.path} is a model exported to {self.exported['form']} ({self.exported.get('precision')}), for predict, "
+                "evaluate and embed; anything else needs the model that it was exported from: give that"
+            )
         files = weights_files(self.path) if self.path.is_dir() else (self.path,)
         return open_weights(files, recorded=self.recorded())
+
+    @property
+    def exported(self) -> Json:
+        """What ``vitrail export`` says of a model in the form of a runtime, which lies in place of weights; else empty."""
+        export = self.config.get("export")
+        return export if "vitrail" in self.config and isinstance(export, Mapping) and "form" in export else {}
 
     @property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
