@@ -20,7 +20,17 @@ from vitrail.recipes.recipe import known_keys
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 GUIDE = [page for page in PAGES if page.name != "log.md"]  # the log says what was run then, not what to run now
-SLOW = {"README.md", "evaluate.md", "inspect.md", "model.md", "python.md", "train.md", "studies.md", "resolution.md", "export.md"}
+SLOW = {
+    "README.md",
+    "evaluate.md",
+    "inspect.md",
+    "model.md",
+    "python.md",
+    "train.md",
+    "studies.md",
+    "resolution.md",
+    "export.md",
+}
 OPTIONS_OF_OTHERS = {"--nproc-per-node", "--max-restarts", "--signal"}  # of torchrun and Slurm
 
 

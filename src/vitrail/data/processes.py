@@ -194,7 +194,9 @@ class _Team:
         raise Failure(of_dead(code, [self._name(sample) for sample in samples]))
 
 
-_IGNORED = [getattr(signal, name) for name in ("SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU") if hasattr(signal, name)]
+_IGNORED = [
+    getattr(signal, name) for name in ("SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU") if hasattr(signal, name)
+]
 
 
 @contextlib.contextmanager
