@@ -78,6 +78,7 @@ def test_kept_images_get_what_they_get_by_themselves(choice: dict[str, Any], pat
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.usefixtures("whole_last_block")
 def test_no_work_is_done_for_what_is_dropped() -> None:
     model = randomised(small(drop_path=0.5, depth=2)).train()
     images = torch.randn(8, 3, 12, 20)

@@ -50,6 +50,7 @@ def lengths(monkeypatch: pytest.MonkeyPatch) -> list[tuple[bool, int]]:
     return seen
 
 
+@pytest.mark.usefixtures("whole_last_block")
 def test_steps_see_a_part_and_evaluations_the_whole(
     image_folder: Path, tmp_path: Path, lengths: list[tuple[bool, int]]
 ) -> None:
@@ -66,6 +67,7 @@ def test_a_run_is_the_same_every_time_and_another_with_another_seed(image_folder
     assert not torch.equal(one["head.weight"], other["head.weight"])
 
 
+@pytest.mark.usefixtures("whole_last_block")
 def test_a_batch_cut_up_drops_its_own_in_each_part(
     image_folder: Path, tmp_path: Path, lengths: list[tuple[bool, int]]
 ) -> None:
