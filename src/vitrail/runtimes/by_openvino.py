@@ -24,6 +24,7 @@ from vitrail.runtimes.exported import Exported
 _MANY = 4  # images, from which on streams pay
 _PART = 4  # images at most that a stream computes at a time
 _STREAM = 1  # threads of a stream
+_CACHE = 2  # 1 was kept without weights (CACHE_MODE OPTIMIZE_SIZE), and gave wrong answers for relative positions
 _DIGEST = ".sha256"  # beside a compiled model
 
 
@@ -102,7 +103,6 @@ class _Compiled:
             config["NUM_STREAMS"] = max(1, threads // _STREAM)
         if kept is not None:
             config["CACHE_DIR"] = str(kept)
-            config["CACHE_MODE"] = "OPTIMIZE_SIZE"  # without the weights, which are read in the model's own file anyway
         self._model = core.compile_model(str(exported.path), "CPU", config)
         self._outputs = [self._model.output(name) for name in exported.outputs]
         self._streams = self._model.get_property("NUM_STREAMS") if hint == "throughput" else 1
@@ -147,7 +147,7 @@ def cache_folder(exported: Exported) -> Path | None:
         base = home / "Library" / "Caches"
     else:
         base = Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache")
-    known = hashlib.sha256(repr((sorted(exported.digests.items()), openvino.__version__)).encode()).hexdigest()
+    known = hashlib.sha256(repr((sorted(exported.digests.items()), openvino.__version__, _CACHE)).encode()).hexdigest()
     folder = base / "vitrail" / "openvino" / known[:32]
     try:
         folder.mkdir(parents=True, exist_ok=True)
