@@ -217,7 +217,7 @@ def test_what_the_files_do_not_say_a_person_can(tmp_path: Path, make_model: Make
 def test_a_model_is_loaded_in_little_more_memory_than_its_weights(
     tmp_path: Path, make_model: Make, origin: str
 ) -> None:
-    """At most 1.2 times, in a process of its own, also where queries, keys and values are put together from three."""
+    """At most 1.25 times, in a process of its own, also where queries, keys and values are put together from three."""
     model = make_model(width=512, depth=12, heads=8, mlp_width=2048, image_size=(32, 32))
     if origin == "vitrail":
         vitrail.save(model, tmp_path / "m")
@@ -235,4 +235,4 @@ def test_a_model_is_loaded_in_little_more_memory_than_its_weights(
     done = subprocess.run(
         [sys.executable, "-c", program, tmp_path / "m", tmp_path / "small"], check=True, capture_output=True, text=True
     )
-    assert 0.9 < float(done.stdout) < 1.2
+    assert 0.9 < float(done.stdout) < 1.25
