@@ -38,7 +38,10 @@ def _fault(run: Run, step: int, **how: object) -> Fault:
 
 
 def _calls_of_a_save(trial: Trial, whole: Run) -> int:
-    """How many calls that change files one save makes, once there are older checkpoints to remove."""
+    """How many calls that change files one save makes, once there are older checkpoints to remove.
+
+    Others may make a few less, where fewer are removed: a death that was to come later comes at their end.
+    """
     journal = trial.folder / "calls.jsonl"
     run = at(whole, trial.folder / "counted")
     fault = _fault(run, 4 * SAVE_EVERY, act="count", journal=str(journal))

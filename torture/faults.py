@@ -32,7 +32,7 @@ class Fault:
     since: str = ""
     """Counting begins with the first call that has these characters in its path."""
     until: str = ""
-    """... and ends with the first, after that, that has these."""
+    """... and ends with the first, after that, that has these. What is to die and has not dies there."""
     at: int = 0
     """Which of them, from 1."""
     half: bool = False
@@ -122,6 +122,8 @@ class _Injector:
             return
         if fault.until and fault.until in where:
             self.over = True
+            if fault.act == "die":
+                os.kill(os.getpid(), signal.SIGKILL)
             return
         self.own.busy = True
         try:

@@ -39,6 +39,22 @@ def test_where_there_is_nothing_to_finish_a_signal_stops_at_once() -> None:
             signal.raise_signal(signal.SIGINT)
 
 
+def test_a_run_that_ends_by_an_error_says_why_whatever_torchrun_sends() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(ZeroDivisionError), stop_requests() as stop:
+            try:
+                with stop.deferred():
+                    _ = 1 // 0
+            finally:
+                signal.raise_signal(signal.SIGTERM)  # on the way out
+                stop.last_word = True
+        signal.raise_signal(signal.SIGTERM)  # and before the words are out
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def test_signals_are_given_back_and_ignored_ones_stay_ignored() -> None:
     before = signal.getsignal(signal.SIGHUP)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nohup

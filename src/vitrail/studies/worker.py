@@ -6,10 +6,12 @@ It is started by ``workers.Worker`` and ends when standard input closes, at once
 import json
 import os
 import queue
+import signal
 import sys
 import threading
 import traceback
 from dataclasses import asdict
+from types import FrameType
 from typing import IO, Any
 
 from vitrail.errors import Failure, UserError
@@ -24,6 +26,7 @@ def main() -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     with open(os.devnull) as nothing:
         os.dup2(nothing.fileno(), sys.stdin.fileno())
+    signal.signal(signal.SIGTERM, _between_jobs)
     jobs: queue.Queue[str] = queue.Queue()
     threading.Thread(target=_read, args=(incoming, jobs), daemon=True).start()
     while True:
@@ -38,10 +41,15 @@ def _read(lines: IO[str], jobs: "queue.Queue[str]") -> None:
     os._exit(0)  # the study is over, or was killed
 
 
+def _between_jobs(number: int, frame: FrameType | None) -> None:
+    """There is nothing to stop. The study closes standard input, or is gone, and that ends the process."""
+
+
 def _answer(line: str) -> dict[str, Any]:
     from vitrail.studies.job import perform, task_of
     from vitrail.training.interrupt import Stopped
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # outside of a training, which has its own
     try:
         outcome = perform(task_of(json.loads(line)))
     except (Stopped, KeyboardInterrupt):
@@ -56,6 +64,8 @@ def _answer(line: str) -> dict[str, Any]:
             "message": f"{type(error).__name__}: {error}",
             "traceback": traceback.format_exc(),
         }
+    finally:
+        signal.signal(signal.SIGTERM, _between_jobs)
     return {"done": asdict(outcome.cell)}
 
 

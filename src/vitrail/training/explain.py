@@ -10,13 +10,14 @@ import torch.distributed as dist
 from vitrail.errors import Failure
 from vitrail.training import checkpoint
 from vitrail.training.device import Devices
+from vitrail.training.interrupt import StopRequest
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _LOST_PEER = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer", "Broken pipe", "process group")
 
 
 @contextmanager
-def explained(folder: Path, place: Devices) -> Iterator[None]:
+def explained(folder: Path, place: Devices, stop: StopRequest) -> Iterator[None]:
     """Within the context of a run in ``folder``, what its machine does to it is a Failure that says how to go on."""
     try:
         yield
@@ -25,6 +26,7 @@ def explained(folder: Path, place: Devices) -> Iterator[None]:
             where = getattr(error, "filename", None) or folder
             raise Failure(f"no space left to write {where}: make room; {_way_out(folder)}") from error
         if place.world > 1 and _lost_peer(error):
+            stop.last_word = True
             raise Failure(f"another process of this run has ended or does not answer; {_way_out(folder)}") from error
         raise
 

@@ -41,6 +41,9 @@ class StopRequest:
     settled = False
     """Whether the processes that train together have agreed to stop, and are doing so."""
 
+    last_word = False
+    """Whether the run is ending by itself as another process is gone, and is to say so whatever torchrun sends it."""
+
     def __init__(self) -> None:
         self._deferred = False
         self._at_once = ""
@@ -52,12 +55,13 @@ class StopRequest:
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """Within the context a signal is only noted, for whoever asks ``asked`` between two steps."""
+        """Within the context a signal is only noted, for whoever asks ``asked`` between two steps.
+
+        If an error ends it, signals are noted from there on too: the run is about to end, and is to say why.
+        """
         self._deferred = True
-        try:
-            yield
-        finally:
-            self._deferred = False
+        yield
+        self._deferred = False
 
     def at_once(self, message: str) -> None:
         """From here on, a signal outside of ``deferred`` stops the run with this message."""
@@ -74,7 +78,11 @@ class StopRequest:
 
 @contextmanager
 def stop_requests() -> Iterator[StopRequest]:
-    """Within the context the signals that ask to stop are noted; in another thread than the main one, they are others'."""
+    """Within the context the signals that ask to stop are noted; in another thread than the main one, they are others'.
+
+    After ``last_word`` SIGTERM is ignored from there on: torchrun sends it to what a lost process leaves behind, and
+    SIGKILL to what does not end.
+    """
     request = StopRequest()
     previous = {}
     try:
@@ -89,7 +97,8 @@ def stop_requests() -> Iterator[StopRequest]:
         yield request
     finally:
         for number, handler in previous.items():
-            signal.signal(number, handler)
+            ignored = request.last_word and number == signal.SIGTERM
+            signal.signal(number, signal.SIG_IGN if ignored else handler)
 
 
 @contextmanager

@@ -87,7 +87,7 @@ def train(
         restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
         folder = _folder(out)
         begun = begin(recipe, data, dict(changes or {}), folder, resume or restarted, place)
-        stack.enter_context(explained(begun.folder, place))
+        stack.enter_context(explained(begun.folder, place, stop))
         if not place.agreed(int(begun.goes_on)):
             raise UserError(
                 f"not every process finds the run in {begun.folder}: put --out on a disk that all machines share"
