@@ -6,7 +6,8 @@
 A part is limits, or floor, forward, train or ways with a model: B/16, L/16 or H/14. *floor*: the matrix products and the
 attention of a training step alone. *forward*: inference with weights and images in bf16 on the card. *train*: the whole
 step from uint8 images in page-locked memory, bf16 under autocast, fused AdamW, clipping at norm 1, through vitrail's own
-training step and through timm's model in a plain loop. *ways*: vitrail's step in several ways, one after the other (the
+training step and through timm's model in a plain loop; and vitrail's with tokens in bf16 between the blocks, as
+``precision: bf16-tokens`` has it. *ways*: vitrail's step in several ways, one after the other (the
 switches are listed by --list). All sides of a part take turns in every round; speeds are medians over the rounds, ratios are
 medians of the rounds' ratios. FLOPs are counted from the configuration, training as three forward passes, the same for all
 sides. What does not fit into --seconds is skipped, and said. Every result is printed and written to FOLDER/gpu.json at once.
@@ -236,12 +237,17 @@ def _train(bench: Bench, name: str, batch: int) -> None:
         "vitrail": lambda: build_step(way, name, images, targets, device, bench.classes, **bench.changes),
         "timm": lambda: timm("eager"),
         "timm compiled": lambda: timm(compiled),
+        "bf16 tokens": lambda: build_step(
+            f"{way}+half-residual", name, images, targets, device, bench.classes, **bench.changes
+        ),
     }
     calls, memory = {}, {}
     for side, make in sides.items():
         calls[side], memory[side] = prepared(bench, side, make)
     row = compare(bench, f"train-{name}", calls, batch, 3 * computed(config))
     row |= {"compiled": {"vitrail": way, "timm": compiled}, "peak_bytes": memory}
+    row["bf16 tokens to timm compiled"] = ratio(row["seconds"]["timm compiled"], row["seconds"]["bf16 tokens"])
+    bench.say(f"train-{name}: bf16 tokens to timm compiled {row['bf16 tokens to timm compiled']:.3f}")
     row["estimated_bytes"] = training_bytes(config, batch, activation_bytes=2)
     bench.say(f"  memory in GB: {gigabytes(memory)}; vitrail estimates {row['estimated_bytes'] / 1e9:.1f}")
     bench.keep(f"train-{name}", row)

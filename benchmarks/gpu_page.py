@@ -13,7 +13,7 @@ from typing import Any
 
 from measure import PAGES, RESULTS, write_json
 
-SIDES = ("vitrail", "vitrail compiled", "timm", "timm compiled")
+SIDES = ("vitrail", "vitrail compiled", "timm", "timm compiled", "bf16 tokens")
 
 
 def main() -> None:
@@ -53,7 +53,8 @@ def page(results: dict[str, Any]) -> list[str]:
             "train",
             "Training step",
             "From uint8 images in page-locked memory to moved weights: bf16 under autocast, label smoothing, clipping, fused "
-            "AdamW. vitrail through its own training step, timm's model in a plain loop.",
+            "AdamW. vitrail through its own training step, timm's model in a plain loop; bf16 tokens: vitrail with "
+            "`precision: bf16-tokens`.",
         ),
         ("forward", "Forward pass", "Inference on images on the card, weights and images in bf16."),
     ):
@@ -69,18 +70,30 @@ def table(rows: dict[str, Any]) -> list[str]:
     others = [side for side in sides if side.startswith("timm")]
     memory = any(row.get("peak_bytes", {}).get("vitrail") for row in rows.values())
     head = ["model", "batch", "compiled", *(f"{side}, images/s" for side in sides), *(f"to {side}" for side in others)]
+    tokens = any("bf16 tokens" in row["images_per_second"] for row in rows.values())
+    head += ["bf16 tokens to timm compiled"] * tokens
     head += ["memory, GB: vitrail, timm compiled"] * memory
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for name, row in rows.items():
         compiled = row["compiled"]
         cells = [name.partition("-")[2], str(row["batch"]), f"{compiled['vitrail']}; timm {compiled['timm']}"]
-        cells += [f"{row['images_per_second'][side]:,.0f} ({row['share'][side]:.0%})" for side in sides]
+        cells += [speed(row, side) for side in sides]
         cells += [f"{row['ratios'][side]:.2f}" for side in others]
+        if tokens:
+            value = row.get("bf16 tokens to timm compiled")
+            cells.append("" if value is None else f"{value:.2f}")
         if memory:
             peaks = row["peak_bytes"]
             cells.append(", ".join(f"{peaks[side]['most'] / 1e9:.1f}" for side in ("vitrail", "timm compiled")))
         lines.append("| " + " | ".join(cells) + " |")
     return lines
+
+
+def speed(row: dict[str, Any], side: str) -> str:
+    """Images a second, and the share of the peak; nothing for a side that the model was not measured with."""
+    if side not in row["images_per_second"]:
+        return ""
+    return f"{row['images_per_second'][side]:,.0f} ({row['share'][side]:.0%})"
 
 
 def ways(results: dict[str, Any]) -> list[str]:

@@ -46,6 +46,14 @@ PHOTOS = {
     "data.val_fraction": 0.2,
     "evaluate.every": 6,
 }
+SHORT = {
+    "epochs": None,
+    "steps": 60,
+    "schedule.warmup_epochs": None,
+    "schedule.warmup_steps": 10,
+    "evaluate.every": 30,
+}
+"""A training on the digits."""
 Part = Callable[["Place"], object]
 
 
@@ -175,9 +183,7 @@ def gradient_of(model: ViT, images: Tensor) -> Tensor:
 
 def digits(place: Place) -> object:
     """The digits in bf16, compiled, with average and mixup; going on from a checkpoint; evaluated; predicted."""
-    changes = {"epochs": None, "steps": 60, "schedule.warmup_epochs": None, "schedule.warmup_steps": 10}
-    changes |= {"evaluate.every": 30, "checkpoint.every": 20, "checkpoint.keep": 3}
-    changes |= {"precision": "bf16", "compile": place.compiled}
+    changes = SHORT | {"checkpoint.every": 20, "checkpoint.keep": 3, "precision": "bf16", "compile": place.compiled}
     started = time.perf_counter()
     run = place.train("digits", "digits", changes)
     seconds = time.perf_counter() - started
@@ -240,6 +246,25 @@ def settings(place: Place) -> object:
     return found
 
 
+def compiled(place: Place) -> object:
+    """What goes through the compiler with the model: tokens in bf16, dropped patches, skipped blocks; the loss falls."""
+    found = {}
+    for name, changes in {
+        "bf16 tokens": {"precision": "bf16-tokens"},
+        "patch drop": {"precision": "bf16", "regularization.patch_drop": 0.5},
+        "skipped blocks": {
+            "precision": "bf16",
+            "regularization.drop_path": 0.3,
+            "regularization.drop_path_mode": "skip",
+        },
+    }.items():
+        run = place.train(f"compiled {name}", "digits", SHORT | {"compile": place.compiled} | changes)
+        before, after = losses(run.folder)[0], losses(run.folder)[-1]
+        assert after < 0.95 * before, f"{name}: the loss does not fall: {before:.3f} to {after:.3f}"
+        found[name] = [before, after]
+    return found
+
+
 def predict(place: Place) -> object:
     """The command and the Predictor: the same labels on both devices."""
     run = place.train("predicted", place.photos, PHOTOS | {"steps": 30, "evaluate.every": 30, "compile": False})
@@ -289,6 +314,7 @@ PARTS: dict[str, Part] = {
     "inspect": inspect,
     "same_as_cpu": same_as_cpu,
     "settings": settings,
+    "compiled": compiled,
     "predict": predict,
     "digits": digits,
 }
