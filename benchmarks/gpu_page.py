@@ -2,8 +2,8 @@
 
     python benchmarks/gpu_page.py FOLDER/gpu.json [...]
 
-Parts of several files, of one card, go onto one page; of a part that is in several, the last counts. Writes
-benchmarks/results/gpu.json and docs/benchmarks/gpu.md.
+Each card has its part of the page, of all the files that were measured on one; of a table's row that is in several, the
+last counts. Writes benchmarks/results/gpu.json and docs/benchmarks/gpu.md.
 """
 
 import argparse
@@ -19,34 +19,40 @@ SIDES = ("vitrail", "vitrail compiled", "timm", "timm compiled", "bf16 tokens")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="+", type=Path)
-    results: dict[str, Any] = {}
+    cards: dict[str, dict[str, Any]] = {}
     for file in parser.parse_args().files:
         found = json.loads(file.read_text(encoding="utf-8"))
-        if results and found["machine"] != results["machine"]:
-            raise SystemExit(f"{file}: measured on {found['machine']}, the others on {results['machine']}")
-        results |= found
-    write_json(RESULTS / "gpu.json", results)
+        cards.setdefault(found["machine"]["device"], {}).update(found)
+    write_json(RESULTS / "gpu.json", cards)
     PAGES.mkdir(parents=True, exist_ok=True)
-    (PAGES / "gpu.md").write_text("\n".join(page(results)) + "\n", encoding="utf-8")
+    (PAGES / "gpu.md").write_text("\n".join(page(cards)) + "\n", encoding="utf-8")
 
 
-def page(results: dict[str, Any]) -> list[str]:
+def page(cards: dict[str, dict[str, Any]]) -> list[str]:
     """The lines of the page."""
-    limits = results["limits"]
-    peaks = ", ".join(
-        f"{name} {limits[name] / 1e12:.0f}" for name in ("float32", "tf32", "bf16", "int8") if name in limits
-    )
-    rounds = results["settings"]["rounds"]
     lines = [
         "# On a GPU",
         "",
         "`python benchmarks/gpu.py` measures it, `python benchmarks/gpu_page.py` makes this page of it.",
         "",
-        f"{results['machine']['device']}, {words(results['versions'])}. Measured in the same run: matrix products of "
-        f"8192 x 8192 at {peaks} T operations/s, a copy at {limits['copy'] / 1e12:.2f} TB/s. Images of 224 px, random "
-        f"weights, medians of {rounds} rounds in which all sides take turns. In brackets: the share of the measured bf16 "
-        "peak, FLOPs counted from the configuration as vitrail computes it, a training step as three forward passes. (timm "
-        "also computes what nothing reads in the last block: 7 % of a B/16, 3 % of an L/16.)",
+        "Images of 224 px, random weights, medians of rounds in which all sides take turns. In brackets: the share of the bf16 "
+        "peak measured in the same run, FLOPs counted from the configuration as vitrail computes it, a training step as three "
+        "forward passes. (timm also computes what nothing reads in the last block: 7 % of a B/16, 3 % of an L/16.)",
+    ]
+    for name, results in cards.items():
+        lines += ["", f"## {name}", "", *of_card(results)]
+    return lines
+
+
+def of_card(results: dict[str, Any]) -> list[str]:
+    """What was measured on one card."""
+    limits = results["limits"]
+    peaks = ", ".join(
+        f"{name} {limits[name] / 1e12:.0f}" for name in ("float32", "tf32", "bf16", "int8") if name in limits
+    )
+    lines = [
+        f"{words(results['versions'])}; {results['settings']['rounds']} rounds. Measured in the same run: matrix products of "
+        f"8192 x 8192 at {peaks} T operations/s, a copy at {limits['copy'] / 1e12:.2f} TB/s.",
     ]
     for kind, title, text in (
         (
@@ -60,7 +66,7 @@ def page(results: dict[str, Any]) -> list[str]:
     ):
         rows = {key: value for key, value in results.items() if key.startswith(f"{kind}-")}
         if rows:
-            lines += ["", f"## {title}", "", text, "", *table(rows)]
+            lines += ["", f"### {title}", "", text, "", *table(rows)]
     return lines + ways(results)
 
 
@@ -103,7 +109,7 @@ def ways(results: dict[str, Any]) -> list[str]:
         if not key.startswith("ways-"):
             continue
         kinds = list(dict.fromkeys(kind for row in found["rows"] for kind in row.get("kernels", {})))
-        lines += ["", f"## Ways to compute the step: {key.partition('-')[2]}", ""]
+        lines += ["", f"### Ways to compute the step: {key.partition('-')[2]}", ""]
         lines += [f"Batch of {found['batch']}, one way after the other; kernels in milliseconds a step.", ""]
         lines.append("| " + " | ".join(["way", "images/s", "of the peak", *kinds]) + " |")
         lines.append("|---" * (3 + len(kinds)) + "|")

@@ -168,11 +168,14 @@ def _pixels(results: Results) -> str:
 
 
 def _gpu(results: Results) -> str:
-    rows = {key: row for key, row in results.items() if key.startswith("train-")}
-    return "; ".join(
-        f"{key.partition('-')[2]} training at {max(row['share'].values()):.0%} of the bf16 peak"
-        for key, row in rows.items()
+    best = (
+        f"{key.partition('-')[2]} on {card} at {row['share']['vitrail']:.0%} of the bf16 peak, "
+        f"{row['ratios']['timm compiled']:.2f} times timm compiled"
+        for card, found in results.items()
+        for key, row in found.items()
+        if key.startswith("train-")
     )
+    return "training: " + "; ".join(best)
 
 
 PAGES_OF: Mapping[str, tuple[str, Callable[[Results], str]]] = {

@@ -125,6 +125,11 @@ def _size(run: Run) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
+def _step(run: Run) -> int:
+    """The last step that is logged."""
+    return max((record["step"] for record in run.records()), default=0)
+
+
 def _met(run: Run, before: set[str]) -> str:
     """What a process that is dead was doing, by what it left."""
     if not before.issuperset(run.being_written()):
@@ -149,7 +154,7 @@ def _broken(run: Run) -> str | None:
 
 
 def _stops(trial: Trial, whole: Run) -> None:
-    """Each signal at random instants of one run, a second one a moment later; then on to the same bits."""
+    """Each signal at random steps all along one run, a second one a moment later; then on to the same bits."""
     for number, expected in (_STOPS if trial.short else {**_STOPS, **_OTHER_STOPS}).items():
         row = trial.count(f"{number.name}, and again 0.2 s later", trial.size(4 if number in _STOPS else 2, 1))
         run = at(whole, trial.folder / number.name)
@@ -158,7 +163,9 @@ def _stops(trial: Trial, whole: Run) -> None:
             trial.left()
             process = forked(run.argv(k % 2 * 2), trial.folder / f"{number.name}-{k}.log")
             _trains(process, run, trial)
-            process.watch(lambda: False, trial.random.uniform(0, 0.15) * duration(whole))
+            step = run.steps * (k + trial.random.random()) / (row.wanted + 1)
+            process.watch(lambda: _step(run) >= step, trial.left(60), pause=0.002)  # noqa: B023, called at once
+            process.watch(lambda: False, trial.random.uniform(0, 0.02))
             problems.append(_stop(process, number, expected))
         process = finish(run, trial, trial.folder / f"{number.name}-end.log")
         end = difference(run, whole) if process.code() == 0 else f"it does not go on: {process.last_lines()}"

@@ -85,6 +85,21 @@ def test_a_changed_configuration_is_noticed_and_may_be_meant(tmp_path: Path, mak
     assert vitrail.load(tmp_path).config.norm_eps == 1e-5
 
 
+@pytest.mark.parametrize("word", ["vitrail", "sha256", "config.json", "model.safetensors"])
+def test_a_flipped_bit_in_the_name_of_what_would_notice_it_is_noticed(
+    word: str, tmp_path: Path, make_model: Make
+) -> None:
+    vitrail.save(make_model(), tmp_path)
+    path = tmp_path / "config.json"
+    whole = path.read_bytes()
+    start = whole.index(f'"{word}": '.encode()) + 1
+    for offset in range(start, start + len(word)):
+        for bit in range(8):
+            path.write_bytes(whole[:offset] + bytes([whole[offset] ^ (1 << bit)]) + whole[offset + 1 :])
+            with pytest.raises(UserError, match=r"config\.json"):
+                vitrail.load(tmp_path)
+
+
 def test_a_configuration_may_be_spaced_otherwise(tmp_path: Path, make_model: Make) -> None:
     vitrail.save(make_model(), tmp_path)
     path = tmp_path / "config.json"

@@ -11,6 +11,7 @@ from typing import Any
 from vitrail.errors import UserError
 from vitrail.weights import replace
 from vitrail.weights.files.tensors import Weights, inside, open_weights, read_json, weights_files
+from vitrail.weights.files.untrusted import shown
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 PROCESSOR, PROCESSOR_OF_ALL = "preprocessor_config.json", "processor_config.json"
@@ -89,6 +90,8 @@ def look(path: Path, said: Json | None = None) -> Found:
         if not is_model_folder(path):
             raise UserError(f"{path} is not a model folder: it has no {CONFIG}")
         found = Found(path, _json(path, CONFIG), _processor(path), said or {})
+        if (stray := _stray(path, found)) is not None:
+            raise UserError(f"{path / CONFIG} is damaged: {stray}; restore it")
         if found.recorded().get(CONFIG, (own := digest(found.config))) != own:
             raise UserError(
                 f"{path / CONFIG} is damaged or was changed: its SHA-256 is not the one that it records; restore it or, "
@@ -96,6 +99,22 @@ def look(path: Path, said: Json | None = None) -> Found:
             )
         return found
     return Found(path, _json(path.parent, CONFIG), _processor(path.parent), said or {})
+
+
+def _stray(path: Path, found: Found) -> str | None:
+    """What is wrong if the digests are there under another name, where nothing would be compared with them."""
+    ours = found.config.get("vitrail")
+    for key, value in found.config.items():
+        if key != "vitrail" and isinstance(value, Mapping) and "sha256" in value:
+            return f"what should be its key vitrail is called {shown(repr(key))}"
+    for key, value in ours.items() if isinstance(ours, Mapping) else ():
+        if key != "sha256" and isinstance(value, Mapping) and CONFIG in value:
+            return f"what should be its vitrail.sha256 is called {shown(repr(key))}"
+    recorded = found.recorded()
+    absent = [name for name in recorded if not (path / name).is_file()]
+    if absent and any(name not in recorded and (path / name).is_file() for name in (CONFIG, WEIGHTS)):
+        return f"it records the SHA-256 of {shown(repr(absent[0]))}, and there is no such file"
+    return None
 
 
 def digest(config: Json) -> str:
