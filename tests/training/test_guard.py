@@ -95,6 +95,22 @@ def test_too_many_in_a_row_stop_the_run(image_folder: Path, tmp_path: Path, monk
         vitrail.train(quick(guard={"most_skipped": 2}), image_folder, out=tmp_path / "run", quiet=True)
 
 
+def test_finite_weights_that_give_no_finite_answer_stop_the_run(
+    image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = TrainStep.__call__
+
+    def breaks(step: TrainStep, number: int, batch: Any) -> Any:
+        result = original(step, number, batch)
+        with torch.no_grad():
+            step.model.head.weight.fill_(3e38)
+        return result
+
+    monkeypatch.setattr(TrainStep, "__call__", breaks)
+    with pytest.raises(Diverged, match=r"output is not finite for \d+ of \d+ images .* at step \d+: try a lower"):
+        vitrail.train(quick(guard={"most_skipped": 1000}), image_folder, out=tmp_path / "run", quiet=True)
+
+
 def test_a_checkpoint_never_holds_weights_that_are_not_finite(
     image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -26,6 +26,10 @@ _Z95 = 1.959963984540054
 MATRIX_CLASSES = 1000
 
 
+class NotFinite(UserError):
+    """A model answers with NaN or infinities."""
+
+
 @dataclass(frozen=True)
 class ClassScore:
     """One class: its images, and the scores of telling it apart. None where a score is 0 / 0."""
@@ -237,7 +241,7 @@ def _checked(logits: Tensor, targets: Tensor, names: Sequence[str] | None = None
     if bad.any():
         first = int(bad.nonzero()[0])
         where = f"image {first}" if names is None else names[first]
-        raise UserError(
+        raise NotFinite(
             f"the model's output is not finite for {int(bad.sum())} of {len(bad)} images (first: {where}): "
             "its weights are damaged, or its training diverged"
         )

@@ -118,6 +118,12 @@ class Guard:
         saved = checkpoint.steps(self.checkpoints)
         return f"the last good state is in {self.checkpoints}" if saved else "nothing was saved yet"
 
+    def no_answers(self, error: Exception) -> Diverged:
+        """What ends a run whose weights are finite, and its model's output on the val part is not."""
+        return Diverged(
+            f"{str(error).partition(':')[0]} at step {self.state.step}: try a lower optimizer.lr; {self._last_good()}"
+        )
+
     def check_weights(self) -> None:
         """Raise Diverged, in every process, if any of them holds a weight, average or moment that is not finite."""
         if self.devices.any(not self.state.is_finite()):

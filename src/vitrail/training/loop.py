@@ -11,7 +11,7 @@ import torch
 from vitrail.data.batches import Batch
 from vitrail.data.decode import ImageError
 from vitrail.errors import Failure, UserError
-from vitrail.evaluation.metrics import wilson_interval
+from vitrail.evaluation.metrics import NotFinite, wilson_interval
 from vitrail.evaluation.run import CutOff
 from vitrail.model import Model
 from vitrail.training.device import FAIL, GO_ON, STOP, Devices
@@ -204,7 +204,10 @@ class Loop:
         self._absorb()  # a run that has diverged stops here, before its weights are evaluated or saved
         self.guard.check_weights()
         state, plan = self.state, self.plan
-        result = self.validate()
+        try:
+            result = self.validate()
+        except NotFinite as error:
+            raise self.guard.no_answers(error) from None
         top1, n = (result.top1, result.n) if result else (0.0, 1)  # without a val part the latest model is kept
         kept = worth_keeping(top1, state.best, n)
         highest = max(top1, state.best.highest if state.best else 0.0)
