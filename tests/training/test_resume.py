@@ -8,6 +8,7 @@ import shutil
 import signal
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,16 @@ def edit_recipe(run: Path, **changes: Any) -> None:
         group, _, key = path.rpartition("__")
         (values[group] if group else values)[key] = value
     (run / "recipe.yaml").write_text(yaml.safe_dump(values))
+
+
+def change_state(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Other plain values in a checkpoint, which is as whole as before."""
+    state = json.loads((path / "state.json").read_text())
+    change(state)
+    (path / "state.json").write_text(json.dumps(state))
+    manifest = json.loads((path / "manifest.json").read_text())
+    manifest["sha256"]["state.json"] = sha256(path / "state.json")
+    (path / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
 
 
 @pytest.mark.parametrize(
@@ -334,12 +345,40 @@ def test_what_is_written_can_be_read_by_those_whom_the_umask_lets(stopped: Path)
 
 @pytest.mark.parametrize("missing", ["health", "recipe", "window"])
 def test_a_checkpoint_of_another_version_is_told(stopped: Path, missing: str) -> None:
-    path = last_checkpoint(stopped)
-    state = json.loads((path / "state.json").read_text())
-    del state[missing]
-    (path / "state.json").write_text(json.dumps(state))
-    manifest = json.loads((path / "manifest.json").read_text())
-    manifest["sha256"]["state.json"] = sha256(path / "state.json")
-    (path / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
+    change_state(last_checkpoint(stopped), lambda state: state.pop(missing))
     with pytest.raises(UserError, match="step-00000006 holds another model or was written by another version"):
         vitrail.train(out=stopped, resume=True, quiet=True)
+
+
+@pytest.mark.parametrize("harm", ["removed", "damaged"])
+def test_a_kept_model_that_is_gone_is_written_anew_from_the_checkpoint_of_its_step(
+    harm: str, image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    vitrail.train(quick(ema={"decay": 0.9}), image_folder, out=run, quiet=True)
+    whole = {path.name: path.read_bytes() for path in (run / "model").iterdir()}
+    if harm == "removed":
+        shutil.rmtree(run / "model")
+    else:
+        (run / "model" / "model.safetensors").write_bytes(b"nothing")
+    vitrail.train(out=run, resume=True)
+    assert {path.name: path.read_bytes() for path in (run / "model").iterdir()} == whole
+    assert "written anew from the checkpoint of step" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_kept_model_that_no_checkpoint_holds_is_followed_by_another(
+    image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    recipe = quick(evaluate={"every": 5}, checkpoint={"every": 4})
+    vitrail.train(recipe, image_folder, out=run, quiet=True)
+    before = metrics(run)
+    shutil.rmtree(run / "model")
+    for folder in (run / "checkpoints").iterdir():
+        if folder.name != "step-00000012":
+            shutil.rmtree(folder)
+    change_state(last_checkpoint(run), lambda state: state["best"].update(step=10))  # as if step 12 had been worse
+    vitrail.train(out=run, resume=True)
+    assert vitrail.load(run).config.classes == 3
+    assert metrics(run) == before
+    assert "the next evaluation keeps another" in " ".join(capsys.readouterr().err.split())

@@ -17,7 +17,7 @@ from vitrail.model import Model
 from vitrail.training.device import FAIL, GO_ON, STOP, Devices
 from vitrail.training.guard import Guard
 from vitrail.training.interrupt import Stopped, StopRequest
-from vitrail.training.metrics import MetricsLog
+from vitrail.training.metrics import MetricsLog, card_scores
 from vitrail.training.pace import Pace
 from vitrail.training.plan import Plan
 from vitrail.training.progress import TrainingProgress, clock
@@ -236,7 +236,7 @@ class Loop:
         return whole_model(self.state.model, ema.tensors if ema else self.state.model.state_dict(), self.devices)
 
     def _save_model(self, model: Model, result: Score | None) -> None:
-        metrics = {"val top-1": result.top1, "val loss": result.loss} if result else {}
+        metrics = card_scores(result.top1, result.loss) if result else {}
         ema = None if self.sharded else self.state.ema
         with ema.in_place_of(model) if ema else nullcontext():
             save(model, self.folder / "model", metrics=metrics)

@@ -23,6 +23,11 @@ class MetricsLog:
             while rest:  # a full disk takes a part, and refuses the next
                 rest = rest[file.write(rest) :]
 
+    def scores(self, step: int) -> dict[str, float]:
+        """What the evaluation after a step gave, by the names that a model's card has; empty if there was none."""
+        found = [record for record in read(self.path) if record["split"] == "val" and record["step"] == step]
+        return card_scores(found[-1]["top1"], found[-1]["loss"]) if found else {}
+
     def cut_after(self, step: int, evaluated: int) -> None:
         """Drop what was logged after ``step``: a run that goes on from there writes it again.
 
@@ -32,6 +37,11 @@ class MetricsLog:
         kept = [record for record in read(self.path) if record["step"] <= last.get(record["split"], -1)]
         with replace.file(self.path) as staging:
             staging.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
+
+
+def card_scores(top1: float, loss: float) -> dict[str, float]:
+    """The outcome of an evaluation, by the names that a model's card has."""
+    return {"val top-1": top1, "val loss": loss}
 
 
 def read(path: Path) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ from typing import Any
 from vitrail.data.changes import changes, describe
 from vitrail.data.identity import Identity
 from vitrail.errors import UserError
+from vitrail.model import build
 from vitrail.recipes import files
 from vitrail.recipes.recipe import Recipe
 from vitrail.training import checkpoint
@@ -16,6 +17,8 @@ from vitrail.training.plan import Plan
 from vitrail.training.progress import TrainingProgress
 from vitrail.training.state import RunState
 from vitrail.weights import replace
+from vitrail.weights.folder import save
+from vitrail.weights.load import load_folder
 
 _IDENTITY = "data.parquet"
 FREE = frozenset(
@@ -85,7 +88,34 @@ def go_on(
     place.barrier()  # every process has read what it goes on from
     if place.first:
         checkpoint.set_aside_after(checkpoints, state.step)
+    _see_to_the_model(state, plan, folder, progress, place)
+    if place.first:
         MetricsLog(folder).cut_after(state.step, state.evaluated)
+
+
+def _see_to_the_model(state: RunState, plan: Plan, folder: Path, progress: TrainingProgress, place: Devices) -> None:
+    """The kept model, where it was removed or damaged: from the checkpoint of its step, or else from the next evaluation."""
+    if state.best is None:
+        return
+    model, problem = folder / "model", None
+    try:
+        load_folder(model)
+    except UserError as error:
+        problem = str(error)
+    if not place.any(problem is not None):
+        return
+    found, _ = checkpoint.newest_valid(folder / "checkpoints", at_most=state.best.step)
+    if found is None or found.step != state.best.step or not found.tensors:
+        progress.say(f"{problem}: the next evaluation keeps another")
+        state.best, state.evaluated = None, min(state.evaluated, state.step - 1)
+        return
+    if place.first:
+        kept = build(plan.config)
+        kept.load_state_dict(found.tensors.get("ema", found.tensors["model"]))
+        kept.preprocess, kept.labels = plan.preprocess, plan.labels
+        save(kept, model, metrics=MetricsLog(folder).scores(found.step))
+        progress.say(f"{problem}: written anew from the checkpoint of step {found.step}")
+    place.barrier()
 
 
 def _other_version(found: Checkpoint) -> str:
