@@ -1,14 +1,18 @@
 """``vitrail evaluate`` at several image sizes: a table, JSON, and a figure of accuracy against size and cost."""
 
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vitrail.errors import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rich.table import Table
 
     from vitrail.cli.evaluate import Task
+    from vitrail.evaluation.merging import MergeScore
     from vitrail.evaluation.sizes import Size, SizeScore
     from vitrail.training.device import Devices
 
@@ -80,22 +84,33 @@ def run(
 
 def tell(task: "Task", scores: "list[SizeScore]", json_file: str | None, figure: Path | None) -> None:
     """What a person and a machine get, and the figure."""
+    from vitrail.cli.size_figure import save
+
+    found = {"own_size": list(task.preprocess.image_size), "sizes": [score.to_dict() for score in scores]}
+    show(task, scores[0].n, _table(scores), found, json_file)
+    draw(task, partial(save, scores), figure)
+
+
+def show(task: "Task", n: int, table: "Table", found: "dict[str, Any]", json_file: str | None) -> None:
+    """A curve's table for a person, and what was found for a machine; for that alone if it is to standard output."""
     from rich.text import Text
 
-    from vitrail.cli.console import console, note
+    from vitrail.cli.console import console
     from vitrail.cli.evaluate import write_json
 
-    own = task.preprocess.image_size
     if json_file is not None:
-        head = {"model": task.model, "data": task.data, "split": task.split, "own_size": list(own)}
-        write_json(json_file, {**head, "sizes": [score.to_dict() for score in scores]})
+        write_json(json_file, {"model": task.model, "data": task.data, "split": task.split, **found})
     if json_file != "-":
-        console().print(Text(f"{task.split} of {task.data}, {scores[0].n:,} images", style="bold"))
-        console().print(_table(scores))
-    if figure is not None:
-        from vitrail.cli.size_figure import save
+        console().print(Text(f"{task.split} of {task.data}, {n:,} images", style="bold"))
+        console().print(table)
 
-        save(scores, f"{Path(task.model).name} on {task.split} of {Path(task.data).name}", figure)
+
+def draw(task: "Task", save: "Callable[[str, Path], None]", figure: Path | None) -> None:
+    """A curve's figure, if it is asked for; ``save`` is given its title and its file."""
+    from vitrail.cli.console import note
+
+    if figure is not None:
+        save(f"{Path(task.model).name} on {task.split} of {Path(task.data).name}", figure)
         note(f"figure: {figure}")
 
 
@@ -119,15 +134,16 @@ def _table(scores: "list[SizeScore]") -> "Table":
             "–" if score.tokens is None else f"{score.tokens:,}",
             readable(score.flops, "FLOPs").removesuffix("FLOPs"),
             f"{score.top1:.2%}\n{100 * low:.1f}–{100 * high:.1f}",
-            _difference(score),
+            difference(score, "own size"),
             f"{score.nll:.4f}",
             f"{score.images_per_second:,.0f}",
         )
     return table
 
 
-def _difference(score: "SizeScore") -> str:
+def difference(score: "SizeScore | MergeScore", reference: str) -> str:
+    """Points to the reference, with their interval; the reference's own row has its name."""
     if score.difference is None or score.difference_ci95 is None:
-        return "own size"
+        return reference
     low, high = (100 * end for end in score.difference_ci95)
     return f"{100 * score.difference:+.2f}\n{low:+.1f} to {high:+.1f}"

@@ -1,8 +1,10 @@
 """``vitrail evaluate`` with several amounts of merging: a table, JSON, and a figure of accuracy against speed."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vitrail.cli import curve
 from vitrail.errors import UserError
 
 if TYPE_CHECKING:
@@ -80,23 +82,11 @@ def run(
 
 def tell(task: "Task", scores: "list[MergeScore]", json_file: str | None, figure: Path | None) -> None:
     """What a person and a machine get, and the figure."""
-    from rich.text import Text
+    from vitrail.cli.merge_figure import save
 
-    from vitrail.cli.console import console, note
-    from vitrail.cli.evaluate import write_json
-
-    if json_file is not None:
-        size = list(task.preprocess.image_size)
-        head = {"model": task.model, "data": task.data, "split": task.split, "image_size": size}
-        write_json(json_file, {**head, "merges": [score.to_dict() for score in scores]})
-    if json_file != "-":
-        console().print(Text(f"{task.split} of {task.data}, {scores[0].n:,} images", style="bold"))
-        console().print(_table(scores))
-    if figure is not None:
-        from vitrail.cli.merge_figure import save
-
-        save(scores, f"{Path(task.model).name} on {task.split} of {Path(task.data).name}", figure)
-        note(f"figure: {figure}")
+    found = {"image_size": list(task.preprocess.image_size), "merges": [score.to_dict() for score in scores]}
+    curve.show(task, scores[0].n, _table(scores), found, json_file)
+    curve.draw(task, partial(save, scores), figure)
 
 
 def _table(scores: "list[MergeScore]") -> "Table":
@@ -118,15 +108,8 @@ def _table(scores: "list[MergeScore]") -> "Table":
             f"{score.tokens:,}",
             f"{score.flops / whole.flops:.0%}",
             f"{score.top1:.2%}\n{100 * low:.1f}–{100 * high:.1f}",
-            _difference(score),
+            curve.difference(score, "whole images"),
             f"{score.agreement:.2%}",
             f"{score.images_per_second:,.0f}\n{score.speed:.2f} x",
         )
     return table
-
-
-def _difference(score: "MergeScore") -> str:
-    if score.difference is None or score.difference_ci95 is None:
-        return "whole images"
-    low, high = (100 * end for end in score.difference_ci95)
-    return f"{100 * score.difference:+.2f}\n{low:+.1f} to {high:+.1f}"

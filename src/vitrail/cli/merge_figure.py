@@ -9,22 +9,14 @@ if TYPE_CHECKING:
 
     from vitrail.evaluation.merging import MergeScore
 
-DPI = 200
 _HEIGHT = 3.2  # inches
 
 
 def save(scores: "list[MergeScore]", title: str, path: Path) -> None:
     """Draw the scores into a .png or .svg, which appears whole or not at all; the same scores give the same file."""
     from vitrail.studies.figures import style
-    from vitrail.weights import replace
 
-    svg = path.suffix.lower() == ".svg"
-    with replace.file(path) as staging, style.paper():
-        drawn = draw(scores, title)
-        if svg:
-            drawn.savefig(staging, format="svg", metadata={"Date": None, "Creator": None})
-        else:
-            drawn.savefig(staging, format="png", dpi=DPI, metadata={"Software": None})
+    style.write(lambda: draw(scores, title), path)
 
 
 def draw(scores: "list[MergeScore]", title: str) -> "Figure":

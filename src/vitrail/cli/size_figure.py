@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from vitrail.evaluation.sizes import SizeScore
     from vitrail.studies.figures.style import Look
 
-DPI = 200
 _HEIGHT = 3.2  # inches
 # Of the axis: sizes nearer than the first share a tick, and where any are nearer than the second, labels are slanted.
 _TOGETHER, _SLANTED = 0.05, 0.13
@@ -20,15 +19,8 @@ _TOGETHER, _SLANTED = 0.05, 0.13
 def save(scores: "list[SizeScore]", title: str, path: Path) -> None:
     """Draw the scores into a .png or .svg, which appears whole or not at all; the same scores give the same file."""
     from vitrail.studies.figures import style
-    from vitrail.weights import replace
 
-    svg = path.suffix.lower() == ".svg"
-    with replace.file(path) as staging, style.paper():
-        drawn = draw(scores, title)
-        if svg:
-            drawn.savefig(staging, format="svg", metadata={"Date": None, "Creator": None})
-        else:
-            drawn.savefig(staging, format="png", dpi=DPI, metadata={"Software": None})
+    style.write(lambda: draw(scores, title), path)
 
 
 def draw(scores: "list[SizeScore]", title: str) -> "Figure":

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _VIEWS: dict[str, ModuleType] = {"arms": arms, "rates": rates, "along": along, "cost": cost, "sizes": sizes}
-DPI = 200
 
 
 def draw(findings: Findings, width: Width = "wide") -> "Figure":
@@ -50,6 +49,5 @@ def save(findings: Findings, folder: Path) -> list[Path]:
     as_svg, as_png = folder / "figure.svg", folder / "figure.png"
     with replace.file(as_svg) as staging:
         staging.write_text(svg(findings), encoding="utf-8")
-    with replace.file(as_png) as staging, style.paper():
-        draw(findings).savefig(staging, format="png", dpi=DPI, metadata={"Software": None})
+    style.write(lambda: draw(findings), as_png)
     return [as_svg, as_png]

@@ -3,18 +3,21 @@
 import math
 import textwrap
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from vitrail.studies.conclusions.words import compared_otherwise, named
 from vitrail.studies.findings import Estimate, Findings, Point
+from vitrail.weights import replace
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
 
+DPI = 200
 Width = Literal["wide", "narrow"]
 INCHES: Mapping[str, float] = {"wide": 7.0, "narrow": 3.5}
 """The text width of a paper, and one of its columns, which suits a phone too."""
@@ -259,3 +262,13 @@ def to_reference(findings: Findings, longest: int) -> str:
     """What a title of differences says after the word: to which arm, in lines, if they all are to one."""
     study = findings.study
     return "" if compared_otherwise(study, findings.answer) else f" to {wrapped(study.reference, longest)}"
+
+
+def write(draw: "Callable[[], Figure]", path: Path) -> None:
+    """Draw into a .png or .svg, which appears whole or not at all; the same figure gives the same file."""
+    svg = path.suffix.lower() == ".svg"
+    with replace.file(path) as staging, paper():
+        if svg:
+            draw().savefig(staging, format="svg", metadata={"Date": None, "Creator": None})
+        else:
+            draw().savefig(staging, format="png", dpi=DPI, metadata={"Software": None})
