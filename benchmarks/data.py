@@ -4,14 +4,16 @@
 
 One process, one thread, in seconds of processor time. The two ways take turns on the same photographs, and the ratio
 is that of their medians. The photographs are synthetic noise with the spectrum of natural ones, at JPEG quality 90.
-Rows *from the cache* take images that vitrail has kept decoded and resized, as it does of data that fit in memory; the
-other library decodes. Beside the speeds stands a limit: decoding at 1/8 of the scale and in grey, where a decoder has to undo
-the JPEG's Huffman code in full but computes one value a block of 8 x 8 pixels, a stand-in for entropy decoding alone.
+Rows *from the cache* take images that vitrail has kept decoded and resized, as it does of data that fit in memory, or, for
+random crops, decoded and reduced in a file that is mapped into memory (``data.cache=file``); the other library decodes.
+Beside the speeds stands a limit: decoding at 1/8 of the scale and in grey, where a decoder has to undo the JPEG's Huffman
+code in full but computes one value a block of 8 x 8 pixels, a stand-in for entropy decoding alone.
 Writes benchmarks/results/data.json and docs/benchmarks/data.md.
 """
 
 import argparse
 import io
+import itertools
 import statistics
 import tempfile
 import time
@@ -31,10 +33,13 @@ from vitrail.data.augment import Augment, augment_batch
 from vitrail.data.batches import TrainBatches, eval_batches
 from vitrail.data.cache import check_images
 from vitrail.data.decode import open_image
+from vitrail.data.kept import Form
 from vitrail.data.open import open_data
-from vitrail.data.policies import crop_box, train_view
+from vitrail.data.policies import crop_box, kept_view, train_view
 from vitrail.data.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from vitrail.data.randomness import stream
+from vitrail.data.store import keep_in_file
+from vitrail.device import keep_freed_memory
 
 SIZE = 224
 PHOTOGRAPHS = {500: 16, 1600: 8}  # longest side -> how many
@@ -42,7 +47,8 @@ TARGETS = {("train", 500): 1.9, ("train", 1600): 2.4, ("evaluate", 500): 2.1, ("
 CACHED_TARGET = 8.0
 PREPROCESS = Preprocess((SIZE, SIZE), interpolation="bilinear")  # the peer's default
 AUGMENT = Augment(crop="random_resized", flip=0.5)
-KEPT_AUGMENT = Augment(flip=0.5)  # a crop of its own for each epoch cannot be kept
+KEPT_AUGMENT = Augment(flip=0.5)  # a resized crop of its own for each epoch cannot be kept
+FORM = Form(3, "bilinear", 2 * SIZE)  # what data.cache keeps for crops of a quarter of the area and more
 
 Pipeline = Callable[[list[bytes]], torch.Tensor]
 
@@ -148,7 +154,7 @@ def grey_eighth(files: list[bytes]) -> None:
 
 
 def from_the_cache(files: list[bytes], folder: Path) -> Mapping[str, Pipeline]:
-    """Batches for training and evaluation of images that are kept: task -> what gives one."""
+    """Batches of images that are kept: task -> what gives one."""
     (folder / "photographs").mkdir(parents=True)
     for number, data in enumerate(files):
         (folder / "photographs" / f"{number:03d}.jpg").write_bytes(data)
@@ -166,7 +172,30 @@ def from_the_cache(files: list[bytes], folder: Path) -> Mapping[str, Pipeline]:
         (batch,) = eval_batches(samples, PREPROCESS, len(files), cached=kept)
         return PREPROCESS.normalize(batch.images)
 
-    return {"train": train_batch, "evaluate": evaluate_batch}
+    crops = keep_in_file(samples, FORM, folder, "photographs").samples
+    random = TrainBatches(crops, PREPROCESS, AUGMENT, len(files), 0)
+    steps = itertools.count()
+
+    def random_batch(files: list[bytes]) -> torch.Tensor:
+        batch = random[next(steps)]
+        images = augment_batch(batch.images, AUGMENT, 0, batch.epochs, batch.indices)
+        return PREPROCESS.normalize(images)
+
+    return {"random crops": random_batch, "fixed crops": train_batch, "evaluate": evaluate_batch}
+
+
+def kept_difference(files: list[bytes], folder: Path) -> float:
+    """Of random crops cut from kept images, to those cut from the JPEGs, in grey levels."""
+    samples = open_data(folder, val_fraction=0.0, need_labels=False).train
+    kept = keep_in_file(samples, FORM, folder, "photographs").samples.kept
+    assert kept is not None
+    differences = []
+    for place in range(len(files)):
+        where = {"seed": 0, "epoch": 0, "index": place}
+        cut = kept_view(kept, PREPROCESS, AUGMENT, **where)
+        decoded = train_view(samples.encoded(place), "", PREPROCESS, AUGMENT, **where)
+        differences.append((cut.float() - decoded.float()).abs().mean().item())
+    return statistics.mean(differences)
 
 
 def alternate(
@@ -204,11 +233,17 @@ def measure(rounds: int, seconds: float) -> list[Row]:
             rows.append(Row(task, side, bits, 1 / theirs, 1 / ours, theirs / ours, target, differing, 1 / least))
         with tempfile.TemporaryDirectory() as folder:
             kept = from_the_cache(files, Path(folder))
-            peers = {"train": peer(*to_size, v2.RandomHorizontalFlip()), "evaluate": peer(*to_size)}
+            flip = v2.RandomHorizontalFlip()
+            peers = {
+                "random crops": peer(v2.RandomResizedCrop(SIZE), flip),
+                "fixed crops": peer(*to_size, flip),
+                "evaluate": peer(*to_size),
+            }
             for task, our_way in kept.items():
                 theirs, ours = alternate([peers[task], our_way], files, rounds, each)
                 name = f"{task}, from the cache"
-                differing = evaluate_difference(files)
+                random = task == "random crops"
+                differing = kept_difference(files, Path(folder)) if random else evaluate_difference(files)
                 rows.append(Row(name, side, bits, 1 / theirs, 1 / ours, theirs / ours, CACHED_TARGET, differing, None))
     return rows
 
@@ -223,10 +258,11 @@ def page(results: Mapping[str, object], rows: list[Row]) -> list[str]:
         f"From JPEG bytes to normalised {SIZE} px tensors, one thread, processor time, median of {results['rounds']} alternating "
         "rounds at most. The other library opens with PIL, converts to RGB and runs torchvision's transforms on PIL images. "
         "*train* is a random resized crop and a flip, *evaluate* is a resize of the shorter side to 256 and a centre crop; "
-        "both bilinear. *From the cache*: images that vitrail has kept decoded and resized, in training with a flip (a random "
-        "crop differs from epoch to epoch, and is not kept), against resize, centre crop and flip of the other. The difference "
-        "is the mean over pixels in grey levels (0 to 255), where both cut out the same part: photographs much larger than "
-        "needed are decoded at a reduced scale. *Entropy decoding* is the limit of whatever begins with a JPEG: it is "
+        "both bilinear. *From the cache*: images that vitrail has kept decoded; *random crops* are resized crops and flips of "
+        f"images reduced to {FORM.side} px in a mapped file, *fixed crops* are kept at their final size and flipped. The "
+        "difference is the mean over pixels in grey levels (0 to 255), where both cut out the same part: photographs much "
+        "larger than needed are decoded at a reduced scale; of random crops from the cache it is to those from the JPEGs. "
+        "*Entropy decoding* is the limit of whatever begins with a JPEG: it is "
         "measured by decoding at 1/8 of the scale in grey, which undoes the whole Huffman code and computes one value for 64 "
         "pixels, so it is a little slower than the entropy decoding alone.",
         "",
@@ -252,6 +288,7 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="two rounds, to try the script out")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    keep_freed_memory()  # as training and evaluation do
     rounds = 2 if options.tiny else options.rounds
     rows = measure(rounds, options.seconds)
     results = {
