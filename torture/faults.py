@@ -57,6 +57,7 @@ def run_here(argv: list[str], log: Path, fault: Fault | Poison | None) -> None:
     os.setsid()
     for name in _ASKING:  # whatever the shell in which the suite runs does at them
         signal.signal(getattr(signal, name), signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell has what runs in the background ignore
     # loader workers start as they do in a new interpreter, and not as this process was started
     multiprocessing.set_start_method(multiprocessing.get_all_start_methods()[0], force=True)
     with log.open("wb") as file:
