@@ -33,11 +33,12 @@ from vitrail.data.augment import Augment, augment_batch
 from vitrail.data.batches import TrainBatches, eval_batches
 from vitrail.data.cache import check_images
 from vitrail.data.decode import open_image
-from vitrail.data.kept import Form
+from vitrail.data.kept import Form, Kept
 from vitrail.data.open import open_data
 from vitrail.data.policies import crop_box, kept_view, train_view
 from vitrail.data.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from vitrail.data.randomness import stream
+from vitrail.data.samples import Samples
 from vitrail.data.store import keep_in_file
 from vitrail.device import keep_freed_memory
 
@@ -114,8 +115,8 @@ def evaluate(files: list[bytes]) -> torch.Tensor:
     return PREPROCESS.normalize(torch.stack([PREPROCESS.load(data) for data in files]))
 
 
-def train_difference(files: list[bytes]) -> float:
-    """Against torchvision's resized crop of the same boxes, in grey levels."""
+def train_difference(files: list[bytes], kept: Kept | None = None) -> float:
+    """Against torchvision's resized crop of the same boxes, in grey levels; of kept images, or of the files."""
     unflipped = Augment(crop="random_resized")
     differences = []
     for place, data in enumerate(files):
@@ -123,7 +124,12 @@ def train_difference(files: list[bytes]) -> float:
         box = crop_box(open_image(data).size, AUGMENT.scale, AUGMENT.ratio, draws)
         whole = Image.open(io.BytesIO(data)).convert("RGB")
         reference = v2.functional.pil_to_tensor(v2.functional.resized_crop(whole, *box, [SIZE, SIZE]))
-        view = train_view(data, "", PREPROCESS, unflipped, seed=0, epoch=0, index=place)
+        where = {"seed": 0, "epoch": 0, "index": place}
+        view = (
+            train_view(data, "", PREPROCESS, unflipped, **where)
+            if kept is None
+            else kept_view(kept, PREPROCESS, unflipped, **where)
+        )
         differences.append((view.float() - reference.float()).abs().mean().item())
     return statistics.mean(differences)
 
@@ -172,8 +178,7 @@ def from_the_cache(files: list[bytes], folder: Path) -> Mapping[str, Pipeline]:
         (batch,) = eval_batches(samples, PREPROCESS, len(files), cached=kept)
         return PREPROCESS.normalize(batch.images)
 
-    crops = keep_in_file(samples, FORM, folder, "photographs").samples
-    random = TrainBatches(crops, PREPROCESS, AUGMENT, len(files), 0)
+    random = TrainBatches(kept_crops(folder), PREPROCESS, AUGMENT, len(files), 0)
     steps = itertools.count()
 
     def random_batch(files: list[bytes]) -> torch.Tensor:
@@ -184,18 +189,10 @@ def from_the_cache(files: list[bytes], folder: Path) -> Mapping[str, Pipeline]:
     return {"random crops": random_batch, "fixed crops": train_batch, "evaluate": evaluate_batch}
 
 
-def kept_difference(files: list[bytes], folder: Path) -> float:
-    """Of random crops cut from kept images, to those cut from the JPEGs, in grey levels."""
+def kept_crops(folder: Path) -> Samples:
+    """The photographs that ``from_the_cache`` has put into a folder, kept for random crops."""
     samples = open_data(folder, val_fraction=0.0, need_labels=False).train
-    kept = keep_in_file(samples, FORM, folder, "photographs").samples.kept
-    assert kept is not None
-    differences = []
-    for place in range(len(files)):
-        where = {"seed": 0, "epoch": 0, "index": place}
-        cut = kept_view(kept, PREPROCESS, AUGMENT, **where)
-        decoded = train_view(samples.encoded(place), "", PREPROCESS, AUGMENT, **where)
-        differences.append((cut.float() - decoded.float()).abs().mean().item())
-    return statistics.mean(differences)
+    return keep_in_file(samples, FORM, folder, "photographs").samples
 
 
 def alternate(
@@ -243,7 +240,9 @@ def measure(rounds: int, seconds: float) -> list[Row]:
                 theirs, ours = alternate([peers[task], our_way], files, rounds, each)
                 name = f"{task}, from the cache"
                 random = task == "random crops"
-                differing = kept_difference(files, Path(folder)) if random else evaluate_difference(files)
+                differing = (
+                    train_difference(files, kept_crops(Path(folder)).kept) if random else evaluate_difference(files)
+                )
                 rows.append(Row(name, side, bits, 1 / theirs, 1 / ours, theirs / ours, CACHED_TARGET, differing, None))
     return rows
 
@@ -261,9 +260,8 @@ def page(results: Mapping[str, object], rows: list[Row]) -> list[str]:
         "both bilinear. *From the cache*: images that vitrail has kept decoded; *random crops* are resized crops and flips of "
         f"images reduced to {FORM.side} px in a mapped file, *fixed crops* are kept at their final size and flipped. The "
         "difference is the mean over pixels in grey levels (0 to 255), where both cut out the same part: photographs much "
-        "larger than needed are decoded at a reduced scale; of random crops from the cache it is to those from the JPEGs. "
-        "*Entropy decoding* is the limit of whatever begins with a JPEG: it is "
-        "measured by decoding at 1/8 of the scale in grey, which undoes the whole Huffman code and computes one value for 64 "
+        "larger than needed are decoded at a reduced scale. *Entropy decoding* is the limit of whatever begins with a JPEG: "
+        "it is measured by decoding at 1/8 of the scale in grey, which undoes the whole Huffman code and computes one value for 64 "
         "pixels, so it is a little slower than the entropy decoding alone.",
         "",
         "| task | longest side | bits/pixel | torchvision on PIL, images/s | vitrail, images/s | ratio | aim | difference | "
