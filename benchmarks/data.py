@@ -261,8 +261,8 @@ def page(results: Mapping[str, object], rows: list[Row]) -> list[str]:
         f"images reduced to {FORM.side} px in a mapped file, *fixed crops* are kept at their final size and flipped. The "
         "difference is the mean over pixels in grey levels (0 to 255), where both cut out the same part: photographs much "
         "larger than needed are decoded at a reduced scale. *Entropy decoding* is the limit of whatever begins with a JPEG: "
-        "it is measured by decoding at 1/8 of the scale in grey, which undoes the whole Huffman code and computes one value for 64 "
-        "pixels, so it is a little slower than the entropy decoding alone.",
+        "it is measured by decoding at 1/8 of the scale in grey, which undoes the whole Huffman code and computes one value for "
+        "64 pixels, so it is a little slower than the entropy decoding alone.",
         "",
         "| task | longest side | bits/pixel | torchvision on PIL, images/s | vitrail, images/s | ratio | aim | difference | "
         "entropy decoding, images/s | vitrail's share of it |",
