@@ -93,6 +93,9 @@ def test_going_on_is_said_with_what_is_done(tmp_path: Path, images: Path) -> Non
     with job_at(tmp_path / "a.csv", dict, long=True) as job:
         do(job, images, answers([]), said)
     assert said == ["going on: 24 of 45 images are done"]
+    with job_at(tmp_path / "a.csv", dict, long=True) as job:  # killed as it was about to write them all together
+        do(job, images, answers([]), said)
+    assert said[1:] == ["going on: 45 of 45 images are done"]
 
 
 def test_inputs_that_changed_meanwhile_are_answered_as_they_are_now(tmp_path: Path, images: Path) -> None:

@@ -1,5 +1,6 @@
 """A checkpoint is complete or absent, and what is damaged is passed over by name."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,24 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(tmp_path: Pat
     assert equal(found, a_checkpoint(5))
     assert len(damaged) == 1
     assert "step-00000010" in damaged[0]
+
+
+@pytest.mark.parametrize("listed", [{}, {"../other": "00"}])
+def test_a_manifest_that_does_not_list_the_files_vouches_for_none(tmp_path: Path, listed: dict[str, str]) -> None:
+    checkpoint.save(tmp_path, a_checkpoint(5), keep=2)
+    manifest = tmp_path / "step-00000005" / "manifest.json"
+    manifest.write_text(json.dumps({"sha256": listed}, indent=1) + "\n")
+    found, damaged = checkpoint.newest_valid(tmp_path)
+    assert found is None
+    assert "manifest.json cannot be read: it " in damaged[0]
+
+
+def test_a_folder_that_a_person_has_named_alike_is_no_checkpoint(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path, a_checkpoint(5), keep=2)
+    (tmp_path / "step-000000040").mkdir()
+    assert checkpoint.steps(tmp_path) == [5]
+    assert checkpoint.newest_valid(tmp_path)[1] == []
+    checkpoint.set_aside_after(tmp_path, 5)
 
 
 def test_an_unfinished_folder_is_no_checkpoint(tmp_path: Path) -> None:

@@ -135,3 +135,46 @@ def test_a_process_that_waits_for_one_that_is_gone_ends_by_itself(wait: str, aft
 
 def test_a_request_starts_unasked() -> None:
     assert not StopRequest().asked
+
+
+def test_a_signal_while_the_last_checkpoint_is_written_stops_the_run(
+    image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vitrail.training.saver import Saver
+
+    original, run = Saver.wait, tmp_path / "run"
+
+    def interrupted(saver: Saver) -> None:
+        if (run / "checkpoints" / "step-00000012").exists() or any((run / "checkpoints").glob(".step-00000012.*")):
+            signal.raise_signal(signal.SIGTERM)
+        original(saver)
+
+    with monkeypatch.context() as patches:
+        patches.setattr(Saver, "wait", interrupted)
+        with pytest.raises(Stopped, match="go on with"):
+            vitrail.train(quick(), image_folder, out=run, quiet=True)
+    assert not (run / "report.html").exists()
+    vitrail.train(out=run, resume=True, quiet=True)
+    vitrail.train(quick(), image_folder, out=tmp_path / "whole", quiet=True)
+    assert_same_run(tmp_path / "whole", run)
+
+
+def test_training_goes_on_though_nobody_reads_what_it_says(
+    image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Closed:
+        encoding = "utf-8"
+
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+        def flush(self) -> None:
+            raise BrokenPipeError
+
+        def isatty(self) -> bool:
+            return False
+
+    with monkeypatch.context() as patches:
+        patches.setattr(sys, "stderr", Closed())
+        result = vitrail.train(quick(), image_folder, out=tmp_path / "run")
+    assert result.report.exists()

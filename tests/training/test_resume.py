@@ -203,7 +203,7 @@ def test_a_checkpoint_is_written_from_a_copy_while_the_weights_move_on(
     then = weights.clone()
     saver = Saver(tmp_path, keep=2)
     started = time.monotonic()
-    saver.save(Checkpoint(1, {"model": {"w": weights}}, {}))
+    saver.save(Checkpoint(1, {"model": {"w": weights}, "optimizer": {}}, {}))
     assert time.monotonic() - started < 5
     weights += 1  # the next step
     may_write.set()
@@ -382,3 +382,92 @@ def test_a_kept_model_that_no_checkpoint_holds_is_followed_by_another(
     assert vitrail.load(run).config.classes == 3
     assert metrics(run) == before
     assert "the next evaluation keeps another" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_kept_model_without_one_of_its_files_is_written_anew(name: str, stopped: Path) -> None:
+    whole = {path.name: path.read_bytes() for path in (stopped / "model").iterdir()}
+    (stopped / "model" / name).unlink()
+    with pytest.MonkeyPatch.context() as patches:
+        patches.setattr(Loop, "_next", stopping_at(7, Loop._next))
+        with pytest.raises(Stopped):
+            vitrail.train(out=stopped, resume=True, quiet=True)
+    assert {path.name: path.read_bytes() for path in (stopped / "model").iterdir()} == whole
+
+
+def test_a_run_whose_checkpoints_are_gone_is_not_begun_again_over_itself(image_folder: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    vitrail.train(quick(), image_folder, out=run, quiet=True)
+    shutil.rmtree(run / "checkpoints")
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match=r"checkpoints has none of the checkpoints of this run, which got to step 12"):
+        vitrail.train(out=run, resume=True, quiet=True)
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again(
+    image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dies(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patches:
+        patches.setattr(Saver, "save", dies)
+        with pytest.raises(KeyboardInterrupt):
+            vitrail.train(quick(), image_folder, out=tmp_path / "run", quiet=True)
+    assert (tmp_path / "run" / "model").is_dir()
+    vitrail.train(out=tmp_path / "run", resume=True, quiet=True)
+    vitrail.train(quick(), image_folder, out=tmp_path / "whole", quiet=True)
+    assert_same_run(tmp_path / "whole", tmp_path / "run")
+
+
+def test_lines_of_the_log_that_are_gone_are_told_and_what_is_there_is_kept(
+    stopped: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = stopped / "metrics.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([*lines[:1], lines[1].replace('"step"', '"stop"'), *lines[3:]]))
+    damaged = path.read_bytes()
+    vitrail.train(out=stopped, resume=True)
+    told = " ".join(capsys.readouterr().err.split())
+    assert f"metrics.jsonl lacks 2 of the {len(lines)} records up to step 6" in told
+    assert (stopped / "metrics.damaged.jsonl").read_bytes() == damaged
+
+
+def test_without_what_it_knew_of_its_images_a_run_does_not_go_on_unasked(stopped: Path) -> None:
+    (stopped / "data.parquet").unlink()
+    with pytest.raises(UserError, match=r"data\.parquet.*--allow-data-change"):
+        vitrail.train(out=stopped, resume=True, quiet=True)
+    vitrail.train(out=stopped, resume=True, quiet=True, allow_data_change=True)
+
+
+def test_a_run_that_is_past_its_end_as_images_were_removed_is_evaluated_and_finished(
+    image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = quick(steps=None, epochs=6, evaluate={"every": 100}, checkpoint={"every": 2})
+    with monkeypatch.context() as patches:
+        patches.setattr(Loop, "_next", stopping_at(12, Loop._next))
+        with pytest.raises(Stopped):
+            vitrail.train(recipe, image_folder, out=tmp_path / "run", quiet=True)
+    for path in image_folder.rglob("*.png"):
+        if int(path.stem) >= 6:
+            path.unlink()
+    result = vitrail.train(out=tmp_path / "run", resume=True, quiet=True, allow_data_change=True)
+    assert result.report.exists()
+    assert vitrail.load(result.model).config.classes == 3
+
+
+def test_a_recipe_that_is_gone_is_taken_from_the_newest_checkpoint(
+    image_folder: Path, tmp_path: Path, stopped: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (stopped / "recipe.yaml").unlink()
+    vitrail.train(out=stopped, resume=True)
+    assert "recipe.yaml was gone: written anew" in " ".join(capsys.readouterr().err.split())
+    vitrail.train(quick(), image_folder, out=tmp_path / "whole", quiet=True)
+    assert_same_run(tmp_path / "whole", stopped)
+
+
+def test_a_folder_below_a_file_is_refused_in_a_line(image_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(UserError, match=r"file/run cannot be written to"):
+        vitrail.train(quick(), image_folder, out=tmp_path / "file" / "run", quiet=True)

@@ -134,6 +134,7 @@ class _Progress:
                         stretch.digest = digest.hexdigest()
                     yield self._prepared(source, index + i)
             index += len(sources)
+        self._tell_what_was_done()
 
     def finish(self, answers: list[Answer]) -> None:
         """Keep the answers to the stretch that was begun first."""
@@ -149,10 +150,14 @@ class _Progress:
             if not self._warned:
                 self.say("inputs have changed since, or a part is damaged: the answers to them are computed anew")
             self._warned = True
+        self._tell_what_was_done()
+        return False
+
+    def _tell_what_was_done(self) -> None:
+        """Before anything is done now: how much there was."""
         if self._begins and self.done:
             self.say(f"going on: {self.done:,} of {self.count:,} images are done")
         self._begins = False
-        return False
 
     def _prepared(self, source: Source, index: int) -> Source:
         reason = self.job.aside(source)

@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from importlib import import_module
 from types import FrameType
 
@@ -109,4 +110,6 @@ def _fail(error: Exception, code: int, prefix: str = "") -> None:
 def _say(text: str) -> None:
     from vitrail.cli.console import note
 
-    note(text)
+    # a terminal that is closed, a pipe that nobody reads, at which rich exits: the exit code is to be the command's own
+    with suppress(OSError, SystemExit):
+        note(text)

@@ -15,6 +15,7 @@ from vitrail.weights import replace
 
 _LOCK = ".lock"
 _HOLDER = ".lock-holder"
+_NO_PLACE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ENOENT)
 _PATIENCE = 5.0  # seconds: what a killed run leaves behind ends by then
 
 
@@ -44,7 +45,7 @@ def alone(folder: Path, place: Devices, *, new: bool = False) -> Iterator[None]:
         except Timeout:
             problem = f"{folder} is being trained by {_holder(folder)}: wait for it, stop it, or take another --out"
         except (OSError, NotImplementedError) as error:  # a file system without locks; a full disk shows itself later
-            if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            if isinstance(error, OSError) and error.errno in _NO_PLACE:
                 problem = f"{folder} cannot be written to ({error.strerror}): take another --out"
             lock = None
     try:

@@ -114,7 +114,8 @@ def steps(folder: Path) -> list[int]:
     """Steps of the checkpoints below ``folder``, oldest first."""
     if not folder.is_dir():
         return []
-    return sorted(int(match[1]) for entry in folder.iterdir() if (match := _NAME.match(entry.name)))
+    found = (int(match[1]) for entry in folder.iterdir() if (match := _NAME.match(entry.name)) and entry.is_dir())
+    return sorted(step for step in found if (folder / f"step-{step:08d}").exists())
 
 
 def newest_valid(folder: Path, *, at_most: int | None = None) -> tuple[Checkpoint | None, list[str]]:
@@ -149,6 +150,8 @@ def _read(path: Path) -> Checkpoint:
 
 def _problem(path: Path) -> str | None:
     """What is wrong with a checkpoint's files, None if nothing is."""
+    if not (path / _MANIFEST).exists():
+        return f"{_MANIFEST} is missing"
     try:
         for name, expected in _hashes(path).items():
             if sha256(path / name) != expected:
@@ -166,7 +169,14 @@ def _hashes(path: Path) -> dict[str, str]:
     values = json.loads(text)
     if text != _json(values):
         raise ValueError("it has changed since it was written")
-    return values["sha256"]
+    hashes: dict[str, str] = values["sha256"]
+    if any(Path(name).name != name for name in hashes):
+        raise ValueError("it lists files that are not beside it")
+    there = {file.name for file in path.glob("*.safetensors")}
+    parts = {Path(name).stem.partition("-")[0] for name in hashes if name.endswith(".safetensors")}
+    if _STATE not in hashes or not {"model", "optimizer"} <= parts or not there <= hashes.keys():
+        raise ValueError("it does not list every file")
+    return hashes
 
 
 def _json(values: dict[str, Any]) -> str:

@@ -13,6 +13,7 @@ from vitrail.model.cost import Cost
 from vitrail.recipes import files
 from vitrail.recipes.choose import Choice, choose, give_middle_size, give_size, start_size
 from vitrail.recipes.recipe import Recipe, kept_with
+from vitrail.training import checkpoint
 from vitrail.training.device import Devices, resolve_precision
 from vitrail.training.forecast import BUDGET, Work, cheaper, seconds_per_image
 from vitrail.training.memory import check_memory
@@ -20,6 +21,7 @@ from vitrail.training.plan import pixels_of, start_of
 from vitrail.training.progress import clock
 from vitrail.training.resolution import mean_flops, step_of
 from vitrail.training.resume import is_free
+from vitrail.weights import replace as atomic
 
 
 @dataclass(frozen=True)
@@ -51,15 +53,28 @@ def begin(
         UserError: the folder is taken, or holds another run than the one asked for; wrong keys, no such data.
     """
     looking = "looking at the images of {}"
-    if resume and folder is not None and (folder / "recipe.yaml").is_file():
+    if resume and folder is not None and (back := _recipe_is_there(folder)) is not None:
         own, dataset, reasons = saved(folder, recipe, data, changes)
-        return Begun(own, dataset, folder, reasons, True, [*reasons, looking.format(dataset.name)])
+        return Begun(own, dataset, folder, reasons, True, [*back, *reasons, looking.format(dataset.name)])
     resolved, dataset, reasons = decide(recipe, data, changes, place)
     new = new_folder(folder, dataset.name)
     notes = [*reasons, looking.format(dataset.name)]
     if resume:
         notes.insert(0, f"no run in {new} yet: this one starts from the beginning")
     return Begun(resolved, dataset, new, reasons, False, notes)
+
+
+def _recipe_is_there(folder: Path) -> list[str] | None:
+    """What to say of a run's recipe, which was taken from its newest checkpoint if it was gone; None without either."""
+    path = folder / "recipe.yaml"
+    if path.is_file():
+        return []
+    found, _ = checkpoint.newest_valid(folder / "checkpoints")
+    if found is None:
+        return None
+    with atomic.file(path) as staging:
+        files.save(files.from_dict(found.state["recipe"]), staging)
+    return [f"{path} was gone: written anew from the checkpoint of step {found.step}"]
 
 
 def decide(

@@ -18,7 +18,7 @@ from vitrail.training.decide import short_name
 from vitrail.training.loop import Loop
 from vitrail.training.progress import clock
 from vitrail.training.validation import evaluation_batch
-from vitrail.weights.folder import save
+from vitrail.weights.folder import write
 from vitrail.weights.load import load_folder
 
 
@@ -58,11 +58,11 @@ def finish(loop: Loop, notes: list[str]) -> Result:
             cached=part.cached,
         )
         evaluation = evaluate_logits(logits, targets, plan.labels, part.samples.names)
-    report = folder / "report.html"
+    report = folder / metrics_log.REPORT
     if loop.devices.first:
         if evaluation is not None and split == "test":
             _record(loop, evaluation)
-            save(model, folder / "model", metrics={"test top-1": evaluation.top1, "test loss": evaluation.nll})
+            write(model, folder / "model", metrics={"test top-1": evaluation.top1, "test loss": evaluation.nll})
         write_report(report, _page(loop, notes, split, samples, evaluation))
     loop.devices.barrier()
     return Result(

@@ -26,7 +26,7 @@ from vitrail.training.sharding import is_sharded, whole_model
 from vitrail.training.state import Best, RunState, Window, worth_keeping
 from vitrail.training.step import StepResult, TrainStep
 from vitrail.training.validation import ANOTHER, Score, Unreadable, Validation
-from vitrail.weights.folder import save
+from vitrail.weights.folder import write
 
 _FORECAST_AFTER = 3.0  # seconds of training, the first two steps left out
 _LOG_AT_LEAST_EVERY = 50  # steps
@@ -73,6 +73,7 @@ class Loop:
         """
         try:
             self._steps(iter(batches))
+            self.saver.wait()
             if self.devices.any(self.stop.asked):  # since the last step
                 self.stop.settled = True
                 self._stop()
@@ -141,13 +142,13 @@ class Loop:
     def _evaluation_is_due(self) -> bool:
         """Whether this step ends with an evaluation that has not been yet."""
         step = self.state.step
-        due = step > 0 and (step % self.plan.evaluate_every == 0 or step == self.plan.steps)
+        due = step > 0 and (step % self.plan.evaluate_every == 0 or step >= self.plan.steps)
         return due and self.state.evaluated < step
 
     def _is_due(self, evaluated: bool) -> bool:
         """Whether this step ends with a checkpoint."""
         every, step = self.plan.recipe.checkpoint.every, self.state.step
-        return evaluated if every is None else step % every == 0 or step == self.plan.steps
+        return evaluated if every is None else step % every == 0 or step >= self.plan.steps
 
     def _log_train(self, lr: float) -> bool:
         """Write a line about the steps since the last one; return whether the weights went back to earlier ones."""
@@ -239,7 +240,7 @@ class Loop:
         metrics = card_scores(result.top1, result.loss) if result else {}
         ema = None if self.sharded else self.state.ema
         with ema.in_place_of(model) if ema else nullcontext():
-            save(model, self.folder / "model", metrics=metrics)
+            write(model, self.folder / "model", metrics=metrics)
 
     def _checkpoint(self, *, asked: bool = False) -> None:
         """Begin to write the state; ``asked``: because the run is to stop, and not because it is time."""
@@ -248,6 +249,7 @@ class Loop:
         state = self.state
         if self.plan.recipe.guard.spike is not None and not asked:
             state.health.saved = [*(step for step in state.health.saved if step < state.step), state.step]
+        state.records = self.log.count if self.devices.first else 0
         if self.devices.first or self.sharded:
             spared = [*state.health.saved, *([state.best.step] if state.best else [])]
             self.saver.save(state.checkpoint(), spared)

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -11,13 +12,19 @@ from rich.progress import BarColumn, Progress, TextColumn
 _PLAIN_EVERY = 10.0  # seconds between plain lines
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Where rich ends the program."""
+        raise BrokenPipeError
+
+
 class TrainingProgress:
     """Shows step, epoch, loss, images/s and time left, on standard error. A context manager."""
 
     def __init__(self, *, quiet: bool = False) -> None:
         self.total = 0
         self.quiet = quiet
-        self._console = Console(stderr=True, soft_wrap=True, highlight=False)
+        self._console = _Console(stderr=True, soft_wrap=True, highlight=False)
         self._live = sys.stderr.isatty() and not quiet
         self._bar = Progress(
             TextColumn("[bold]step {task.completed}/{task.total}"),
@@ -35,11 +42,11 @@ class TrainingProgress:
         return self
 
     def __enter__(self) -> Self:
-        self._bar.start()
+        self._print(self._bar.start)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, at: TracebackType | None) -> None:
-        self._bar.stop()
+        self._print(self._bar.stop)
 
     def update(
         self, step: int, *, epoch: float, loss: float, images_per_second: float, seconds_left: float | None
@@ -49,7 +56,7 @@ class TrainingProgress:
         if seconds_left is not None:
             text += f"  {images_per_second:,.0f} images/s  {clock(seconds_left)} left"
         if self._live:
-            self._bar.update(self._task, completed=step, description=text)
+            self._print(lambda: self._bar.update(self._task, completed=step, description=text))
         elif not self.quiet and (step == self.total or time.monotonic() - self._last_plain >= _PLAIN_EVERY):
             self._last_plain = time.monotonic()
             self.say(f"step {step}/{self.total}  {text}")
@@ -63,7 +70,15 @@ class TrainingProgress:
     def say(self, text: str) -> None:
         """A line that stays."""
         if not self.quiet:
-            self._console.print(text, markup=False)
+            self._print(lambda: self._console.print(text, markup=False))
+
+    def _print(self, how: Callable[[], object]) -> None:
+        """Training goes on although nobody reads any more: the terminal is closed, or the pipe's other end."""
+        try:
+            how()
+        except OSError:
+            self.quiet, self._live = True, False
+            self._console.quiet = True
 
 
 def clock(seconds: float) -> str:

@@ -12,12 +12,12 @@ from vitrail.recipes.recipe import Recipe
 from vitrail.training import checkpoint
 from vitrail.training.checkpoint import Checkpoint
 from vitrail.training.device import Devices
-from vitrail.training.metrics import MetricsLog
+from vitrail.training.metrics import REPORT, MetricsLog
 from vitrail.training.plan import Plan
 from vitrail.training.progress import TrainingProgress
 from vitrail.training.state import RunState
 from vitrail.weights import replace
-from vitrail.weights.folder import save
+from vitrail.weights.folder import write
 from vitrail.weights.load import load_folder
 
 _IDENTITY = "data.parquet"
@@ -61,6 +61,11 @@ def go_on(
             f"none of the {len(damaged)} checkpoints in {checkpoints} is whole; the newest: {damaged[0]}. Bring one back, "
             "or begin a new run in another --out"
         )
+    if found is None and (last := _saved_before(folder, plan)):
+        raise UserError(
+            f"{checkpoints} has none of the checkpoints of this run, which got to step {last}: bring them back, or begin a "
+            "new run in another --out, from this one's model with --init"
+        )
     if not place.agreed(-1 if found is None else found.step):
         raise UserError(
             f"processes find other checkpoints in {checkpoints}: put --out on a disk that all machines share"
@@ -89,8 +94,19 @@ def go_on(
     if place.first:
         checkpoint.set_aside_after(checkpoints, state.step)
     _see_to_the_model(state, plan, folder, progress, place)
-    if place.first:
-        MetricsLog(folder).cut_after(state.step, state.evaluated)
+    if place.first and (lacking := MetricsLog(folder).cut_after(state.step, state.evaluated, state.records)):
+        progress.say(lacking)
+
+
+def _saved_before(folder: Path, plan: Plan) -> int:
+    """The last step of a run that must have written a checkpoint, by its log and its report; 0 where it need not have.
+
+    The first one is on the disk when the second is begun.
+    """
+    last = MetricsLog(folder).last_step()
+    before = files.load(folder / "recipe.yaml")  # in the plan's recipe this key may be another
+    every = before.checkpoint.every or plan.evaluate_every
+    return last if last > 2 * every or (last and (folder / REPORT).exists()) else 0
 
 
 def _see_to_the_model(state: RunState, plan: Plan, folder: Path, progress: TrainingProgress, place: Devices) -> None:
@@ -113,7 +129,7 @@ def _see_to_the_model(state: RunState, plan: Plan, folder: Path, progress: Train
         kept = build(plan.config)
         kept.load_state_dict(found.tensors.get("ema", found.tensors["model"]))
         kept.preprocess, kept.labels = plan.preprocess, plan.labels
-        save(kept, model, metrics=MetricsLog(folder).scores(found.step))
+        write(kept, model, metrics=MetricsLog(folder).scores(found.step))
         progress.say(f"{problem}: written anew from the checkpoint of step {found.step}")
     place.barrier()
 
@@ -158,8 +174,6 @@ def _data_changes(plan: Plan, folder: Path, *, same: bool, allowed: bool) -> str
     try:
         found = changes(Identity.load(path), _identity(plan))
     except UserError as error:
-        if same and not path.exists():
-            return ""  # names, classes and steps are the same: no more is known
         if allowed:
             return str(error)
         raise UserError(f"{error}: go on with the images that are there now with --allow-data-change") from error

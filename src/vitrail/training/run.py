@@ -28,7 +28,7 @@ from vitrail.training.ema import Ema
 from vitrail.training.explain import explained
 from vitrail.training.finish import Result, finish
 from vitrail.training.forecast import LONG, Work, cheaper, seconds_per_image, sentence
-from vitrail.training.interrupt import StopRequest, not_for_ever, stop_requests
+from vitrail.training.interrupt import Stopped, StopRequest, not_for_ever, stop_requests
 from vitrail.training.loop import Loop
 from vitrail.training.memory import check_memory, parallel_of
 from vitrail.training.optimizer import Optimisers
@@ -133,11 +133,15 @@ def train(
         step = _train_step(plan, state, place, precision)
         workers = loader_workers(plan.recipe.data.workers, len(plan.train.samples), place.device.type, place.neighbours)
         loop = Loop(plan, state, step, place, begun.folder, progress, stop, workers)
-        with progress.of(plan.steps), stop.deferred():
-            loop.run(_batches(plan, state, place, workers, stop))
-        stop.at_once(
+        unfinished = (
             f"trained to the last step, but not finished: go on with vitrail train --resume --out {begun.folder}"
         )
+        with progress.of(plan.steps), stop.deferred():
+            loop.run(_batches(plan, state, place, workers, stop))
+            stop.at_once(unfinished)
+        if place.any(stop.asked):  # after the loop had last looked
+            stop.settled = True
+            raise Stopped(stop.exit_code or 143, unfinished)
         return finish(loop, [*begun.reasons, *plan.notes, *started])
 
 

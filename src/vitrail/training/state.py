@@ -96,6 +96,8 @@ class RunState:
     evaluated: int = 0
     """The step of the last evaluation that came to its end."""
     best: Best | None = None
+    records: int | None = 0
+    """Lines of metrics.jsonl; None where the checkpoint does not say."""
     window: Window = field(default_factory=Window)
     health: Health = field(default_factory=Health)
 
@@ -112,6 +114,7 @@ class RunState:
             "recipe": self.recipe,
             "seconds": self.seconds,
             "evaluated": self.evaluated,
+            "records": self.records,
             "best": asdict(self.best) if self.best else None,
             "window": asdict(self.window),
             "health": asdict(self.health),
@@ -133,6 +136,7 @@ class RunState:
         self.step = checkpoint.step
         self.seconds = checkpoint.state["seconds"]
         self.evaluated = checkpoint.state["evaluated"]
+        self.records = checkpoint.state.get("records")
         best = checkpoint.state["best"]
         self.best = Best(**best) if best else None
         self.window = Window(**checkpoint.state["window"])

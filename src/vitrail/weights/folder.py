@@ -37,6 +37,13 @@ def save(
     """
     folder = Path(folder)
     check_target(folder)
+    write(model, folder, card=card, metrics=metrics)
+
+
+def write(
+    model: "Model", folder: Path, *, card: str | None = None, metrics: Mapping[str, object] | None = None
+) -> None:
+    """As ``save``, whatever is left there of a model: for a folder that is the caller's own, such as a run's."""
     with replace.folder(folder, keep_others=True) as staging:
         write_tensors(model.state_dict(), staging / WEIGHTS)
         values = timm.write(model.config, model.labels, model.preprocess)
