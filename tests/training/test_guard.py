@@ -143,7 +143,7 @@ def test_a_spike_takes_the_weights_back_and_leaves_its_images_out(
 
     monkeypatch.setattr(RunState, "restore_tensors", restore)
     spoil(monkeypatch, {14: 30.0})
-    recipe = quick(steps=20, guard={"spike": 5.0}, checkpoint={"every": 4}, evaluate={"every": 50})
+    recipe = quick(steps=20, guard={"spike": 5.0}, checkpoint={"every": 4, "keep": 9}, evaluate={"every": 50})
     vitrail.train(recipe, image_folder, out=tmp_path / "run", quiet=True)
     assert taken == [12]  # the loss of step 15 is the spike
     lines = [record for record in metrics(tmp_path / "run") if record["split"] == "train"]
@@ -156,7 +156,8 @@ def test_a_spike_takes_the_weights_back_and_leaves_its_images_out(
 
     shutil.copytree(tmp_path / "run", tmp_path / "parts")
     for name in ("step-00000020", "step-00000016"):
-        shutil.rmtree(tmp_path / "parts" / "checkpoints" / name, ignore_errors=True)
+        shutil.rmtree(tmp_path / "parts" / "checkpoints" / name)
+    assert last_checkpoint(tmp_path / "parts").name == "step-00000015"
     vitrail.train(out=tmp_path / "parts", resume=True, quiet=True)
     assert_same_run(tmp_path / "run", tmp_path / "parts")
 

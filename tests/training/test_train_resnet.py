@@ -58,11 +58,11 @@ def test_a_resnet_learns_digits_from_scratch(tmp_path: Path) -> None:
 
 def test_a_stopped_and_resumed_resnet_is_the_same_to_the_bit(image_folder: Path, tmp_path: Path) -> None:
     for name in ("whole", "parts"):
-        vitrail.train(quick(), image_folder, out=tmp_path / name, quiet=True)
+        vitrail.train(quick(checkpoint={"keep": 3}), image_folder, out=tmp_path / name, quiet=True)
+    checkpoints = tmp_path / "parts" / "checkpoints"
     for step in (4, 6):  # as if the process had died before the checkpoint of step 4
-        shutil.rmtree(tmp_path / "parts" / "checkpoints" / f"step-{step:08d}")
-    checkpoint = tmp_path / "parts" / "checkpoints"
-    assert not list(checkpoint.iterdir())
+        shutil.rmtree(checkpoints / f"step-{step:08d}")
+    assert [path.name for path in checkpoints.iterdir()] == ["step-00000002"]
     vitrail.train(out=tmp_path / "parts", resume=True, quiet=True)
     assert metrics(tmp_path / "parts") == metrics(tmp_path / "whole")
     for name in ("model", "ema", "optimizer"):
