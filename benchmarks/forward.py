@@ -143,10 +143,9 @@ def measured(running: Sides, config: ViTConfig, batches: list[int], options: arg
 
 
 def peak_of(side: str, limits: Mapping[str, float]) -> str:
-    """The name of the limit of a side: the faster of the two int8 products for what computes in int8."""
-    if not side.endswith("int8"):
-        return "float32"
-    return max((name for name in limits if name.startswith("int8")), key=lambda name: limits[name], default="int8")
+    """The name of the limit of a side: the fastest product in int8 for what computes in int8, or else in float32."""
+    kind = "int8" if side.endswith("int8") else "float32"
+    return max((name for name in limits if name.startswith(kind)), key=lambda name: limits[name], default=kind)
 
 
 def variant_config(name: str, tiny: bool) -> ViTConfig:
@@ -180,7 +179,9 @@ def page(results: dict[str, Any]) -> list[str]:
         "`python benchmarks/forward.py` measures it; this page is its output.",
         "",
         f"{settings['variant']} at 224 px with random weights, on a CPU; images/s and, in brackets, the ratio to timm's and "
-        "the share of the machine's measured limit: matrix products in float32, or in int8 for what computes in int8. "
+        "the share of the machine's measured limit: the fastest matrix product in float32, or in int8 for what computes in int8. "
+        "Ratios are medians of those of each round, in which timm's turn is a minute away at most; speeds are medians by "
+        "themselves, and the machine's own pace changes from round to round. "
         f"Every side is a process of its own; medians of {fewest} or more rounds in which all take turns. Libraries get "
         "normalised float32 images; exported models get uint8 images and normalise them. *timm compiled* has frozen weights, and "
         "was compiled for each batch size.",

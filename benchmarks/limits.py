@@ -12,6 +12,7 @@ import statistics
 import time
 from collections.abc import Callable
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,9 +35,10 @@ def main() -> None:
 def limits(device: torch.device, side: int | None = None) -> dict[str, float]:
     """Name -> operations or bytes a second, each the median of many runs.
 
-    ``float32``, ``tf32`` (CUDA), ``bf16``, ``int8`` and ``int8_openvino`` (on a CPU: by ONNX Runtime and by OpenVINO): matrix
-    products of ``side`` squared, a multiply and an add as two operations. ``copy`` (b = a) and ``triad`` (a = b + s c): bytes
-    read and written. What the machine or the installed software cannot do is left out.
+    ``float32``, ``tf32`` (CUDA), ``bf16``, ``int8`` (on a CPU by ONNX Runtime), and on a CPU ``float32_openvino`` and
+    ``int8_openvino``, which take other ways through the same machine: matrix products of ``side`` squared, a multiply and
+    an add as two operations. ``copy`` (b = a) and ``triad`` (a = b + s c): bytes read and written. What the machine or the
+    installed software cannot do is left out.
     """
     side = side or _SIDE.get(device.type, 2048)
     found: dict[str, float] = {}
@@ -75,6 +77,7 @@ def _products(device: torch.device, side: int) -> dict[str, Callable[[], Callabl
     if device.type == "cpu" and find_spec("onnxruntime") and find_spec("onnx"):
         products["int8"] = lambda: _int8_on_cpu(side)
     if device.type == "cpu" and find_spec("openvino"):
+        products["float32_openvino"] = lambda: _float32_by_openvino(side)
         products["int8_openvino"] = lambda: _int8_by_openvino(side)
     return products
 
@@ -133,7 +136,24 @@ def _int8_by_openvino(side: int) -> Callable[[], object]:
     wide = ops.fake_quantize(ops.convert(data, np.float32), *(np.float32(x) for x in (0, 255, 0, 255)), levels=256)
     weights = ops.constant(rng.integers(-127, 128, (side, side), dtype=np.int8))
     scaled = ops.multiply(ops.convert(weights, np.float32), ops.constant(np.full((1, 1), 0.01, dtype=np.float32)))
-    model = openvino.Model([ops.matmul(wide, scaled, False, False)], [data], "product")
+    return _by_openvino(openvino.Model([ops.matmul(wide, scaled, False, False)], [data], "product"), a)
+
+
+def _float32_by_openvino(side: int) -> Callable[[], object]:
+    """OpenVINO's product of float32 images and weights."""
+    import numpy as np
+    import openvino
+    from openvino import opset13 as ops
+
+    rng = np.random.default_rng(0)
+    a, b = (rng.standard_normal((side, side), dtype=np.float32) for _ in range(2))
+    data = ops.parameter([side, side], np.float32, name="a")
+    return _by_openvino(openvino.Model([ops.matmul(data, ops.constant(b), False, False)], [data], "product"), a)
+
+
+def _by_openvino(model: Any, a: Any) -> Callable[[], object]:
+    import openvino
+
     config = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "INFERENCE_PRECISION_HINT": "f32"}
     request = openvino.Core().compile_model(model, "CPU", config).create_infer_request()
     return lambda: request.infer([a], share_inputs=True)
