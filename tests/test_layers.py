@@ -19,7 +19,7 @@ ALLOWED = {
     "evaluation": {"model", "data", "weights"},
     "report": {"model", "data", "weights", "evaluation"},
     "recipes": {"model", "data"},
-    "doctor": {"model", "data", "weights"},
+    "doctor": {"model", "data", "weights", "runtimes"},
     "inputs": {"data"},
     "batch": {"data", "weights", "inputs"},
     "runtimes": {"model", "data", "weights", "evaluation", "inputs"},

@@ -95,6 +95,29 @@ def test_a_picture_is_turned_upright_as_its_file_is(tmp_path: Path) -> None:
     assert by_file.top == by_picture.top != as_stored.top
 
 
+@pytest.mark.parametrize("mode", ["I;16", "I;16L", "I;16B", "I;16N", "PPM"])
+def test_sixteen_bits_of_a_picture_are_scaled_as_those_of_its_file(mode: str) -> None:
+    values = (np.asarray(picture(2).convert("L")).astype(np.uint16) << 8) + 3
+    file = io.BytesIO(b"P5 40 30 65535\n" + values.astype(">u2").tobytes())
+    order = {"I;16B": ">u2", "I;16N": "=u2"}.get(mode, "<u2")
+    taken = Image.open(file) if mode == "PPM" else Image.frombytes(mode, (40, 30), values.astype(order).tobytes())
+    predictor = Predictor(make_model(), device="cpu")
+    by_file, by_picture = predictor.pixels(file.getvalue()), predictor.pixels(taken)
+    assert isinstance(by_file, torch.Tensor)
+    assert isinstance(by_picture, torch.Tensor)
+    assert torch.equal(by_picture, by_file)
+    assert by_file.float().std() > 10
+
+
+@pytest.mark.parametrize("mode", ["I", "F"])
+def test_a_picture_without_a_range_to_show_is_refused_as_its_file_is(mode: str) -> None:
+    taken, file = picture(2).convert("L").convert(mode), io.BytesIO()
+    taken.save(file, "TIFF")
+    by_file, by_picture = Predictor(make_model(), device="cpu")([file.getvalue(), taken])
+    assert by_picture.error == by_file.error
+    assert "32-bit pixels have no fixed range to show" in (by_picture.error or "")
+
+
 def test_an_array_with_alpha_or_one_channel_is_understood() -> None:
     grey = np.asarray(picture(1).convert("L"))
     alpha = np.asarray(picture(1).convert("RGBA"))

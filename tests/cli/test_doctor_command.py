@@ -74,3 +74,21 @@ def test_wrong_usage_is_one_line_and_exit_code_2(run: Run, model: Path, argument
     assert (code, out) == (2, "")
     assert message in err
     assert len(err.splitlines()) == 1
+
+
+def test_an_export_is_sound_until_a_file_of_it_is_damaged(run: Run, model: Path, image_folder: Path) -> None:
+    code, _, err = run("export", model, "--to", "pt2", "--out", model.parent / "deployed")
+    assert code == 0, err
+    code, out, _ = run("doctor", model.parent / "deployed", image_folder, "--look-at", "10", "--json")
+    found = {finding["about"]: finding for finding in json.loads(out)["findings"]}
+    assert found["weights"]["level"] == "ok"
+    assert "model.pt2 are what was written" in found["weights"]["what"]
+    assert {"pixels", "classes", "images"} <= found.keys()  # and it goes on
+    assert code == 0, out
+    file = model.parent / "deployed" / "model.pt2"
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    code, out, _ = run("doctor", model.parent / "deployed")
+    assert code == 1
+    assert "damaged or was changed" in " ".join(out.split())

@@ -117,3 +117,15 @@ def test_an_export_is_described_but_is_no_model_to_build_on(run: Run, model: ViT
         assert "give that" in last
     with pytest.raises(vitrail.UserError, match="deployed is a model exported to openvino"):
         vitrail.load("deployed")
+
+
+def test_it_says_where_it_checks_on_images_that_the_run_was_trained_on(
+    run: Run, model: ViT, image_folder: Path
+) -> None:
+    model.labels = ("high", "low", "middle")
+    vitrail.save(model, "run/model")
+    Path("run/recipe.yaml").write_text(f"epochs: 1\ndata: {{source: '{image_folder}'}}\n", encoding="utf-8")
+    for name, said in (("run", True), ("model", False)):
+        code, out, err = run("export", name, "--to", "pt2", "--check", image_folder, "--out", "deployed")
+        assert code == 0, err
+        assert ("which the model was trained on" in out) == said

@@ -2,12 +2,15 @@
 
 import pickle
 from pathlib import Path
+from zlib import crc32 as zlib_crc32
 
 import numpy as np
 import pytest
 import torch
 from pictures import encode, smooth
 
+from vitrail.data import kept as kept_module
+from vitrail.data import kept_file
 from vitrail.data.augment import Augment
 from vitrail.data.batches import TrainBatches
 from vitrail.data.kept import Form, InFile, Kept
@@ -131,3 +134,37 @@ def test_a_file_that_has_gone_or_is_another_one_is_told_by_its_name(samples: Sam
         pickle.loads(copied).image(0)
     assert np.array_equal(own.image(3), Form(3, "bicubic", 40).load(samples.encoded(3))[0])  # it is still mapped
     assert isinstance(own.pixels, InFile)
+
+
+def test_pixels_that_were_damaged_on_the_disk_are_told_when_they_are_read(
+    samples: Samples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kept_file, "_COMPARED", 2)  # the first and the last
+    in_file(samples, tmp_path)
+    (path,) = tmp_path.glob("*.images")
+    damaged = bytearray(path.read_bytes())
+    _, begin, height, width = kept(in_file(samples, tmp_path)).places[17, :4].tolist()
+    damaged[begin + height * width] ^= 1
+    path.write_bytes(damaged)
+    own = kept(in_file(samples, tmp_path))
+    for one, place in ((own, 17), (own.subset(np.array([3, 17])), 1), (pickle.loads(pickle.dumps(own)), 17)):
+        one.image(0)
+        for _ in range(2):
+            with pytest.raises(
+                Failure, match=r"photos-.*\.images: a kept image is damaged; remove this file and start"
+            ):
+                one.image(place)
+    path.unlink()
+    assert np.array_equal(
+        kept(in_file(samples, tmp_path)).image(17), Form(3, "bicubic", 40).load(samples.encoded(17))[0]
+    )
+
+
+def test_an_image_is_compared_with_its_checksum_once(
+    samples: Samples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, compared = kept(in_file(samples, tmp_path)).subset(np.arange(40)), []
+    monkeypatch.setattr(kept_module.zlib, "crc32", lambda data: compared.append(len(data)) or zlib_crc32(data))
+    for index in (5, 6, 5, 6, 5):
+        own.image(index)
+    assert compared == [own.image(index).size for index in (5, 6)]

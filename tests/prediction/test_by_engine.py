@@ -134,7 +134,20 @@ def test_a_predictor_of_an_engine_of_ones_own_is_pickled_as_it_is() -> None:
         ("opnvino", "--engine opnvino: did you mean openvino?"),
     ],
 )
-def test_an_engine_for_a_model_in_torch_is_refused_with_the_way_out(engine: str, message: str) -> None:
+def test_an_engine_for_a_model_in_torch_is_refused_with_the_way_out(
+    engine: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("model").mkdir()
     with pytest.raises(UserError) as refused:
         Predictor("model", engine=engine)
     assert str(refused.value) == message
+
+
+def test_what_is_not_there_is_said_first_whatever_is_to_run_it(tmp_path: Path) -> None:
+    (tmp_path / "deployed").mkdir()
+    for choice in ({"threads": 2}, {"engine": "openvino"}, {"engine": "onnxruntime", "threads": 1}, {}):
+        with pytest.raises(UserError, match="no model at .*deploid.*did you mean .*deployed"):
+            Predictor(tmp_path / "deploid", **choice)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="hf:owner/name is not exported"):  # no path
+        Predictor("hf:owner/name", engine="openvino")

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny
+import torch
 
 from vitrail.errors import UserError
 from vitrail.model import Model
@@ -123,3 +124,36 @@ def test_without_its_package_an_engine_says_what_to_install(
     assert engines.choose("onnx") == "onnxruntime"
     with pytest.raises(UserError, match=r"pip install 'vitrail\[openvino\]'"):
         open_engine(folder)
+
+
+def test_without_a_number_of_threads_the_environment_decides(
+    onnx: Path, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import onnxruntime
+
+    real, seen = onnxruntime.InferenceSession, []
+
+    def session(path: str, options: onnxruntime.SessionOptions, **named: object) -> object:
+        seen.append(options.intra_op_num_threads)
+        return real(path, options, **named)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    for said in ("3", "2,1", "many", "0", ""):
+        monkeypatch.setenv("OMP_NUM_THREADS", said)
+        open_engine(onnx, "onnxruntime")
+    open_engine(onnx, "onnxruntime", threads=1)
+    assert seen == [3, 2, *[engines.usable_cores()] * 3, 1]
+
+
+def test_opening_torchs_own_form_leaves_the_threads_of_the_process(model: Model, tmp_path: Path) -> None:
+    export(model, tmp_path / "out", Plan("pt2"))
+    before = torch.get_num_threads()
+    other = engines.default_threads() + 1
+    try:
+        torch.set_num_threads(other)
+        open_engine(tmp_path / "out")
+        assert torch.get_num_threads() == other
+        open_engine(tmp_path / "out", threads=1)
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)

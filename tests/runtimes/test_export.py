@@ -1,17 +1,24 @@
 """What an export writes, what it compares, and that a wrong one is never left behind."""
 
 import json
+import shutil
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import tiny
+from PIL import Image
 
 from vitrail.errors import Failure, UserError
+from vitrail.model import ViT
+from vitrail.model.reduction import Merging
 from vitrail.runtimes import export as exporting
 from vitrail.runtimes.check import Changed, Check
+from vitrail.runtimes.engine import open_engine
 from vitrail.runtimes.export import Plan, export
 from vitrail.runtimes.exported import read_exported
+from vitrail.runtimes.pictures import Pictures, Source, _Item
 from vitrail.weights.folder import save, sha256
 
 
@@ -108,3 +115,177 @@ def test_the_loss_that_is_allowed_counts_labels_and_accuracy() -> None:
     assert "0.60 points of accuracy are lost" in str(check(before=0.9, after=0.894).within(0.5))
     assert check(before=0.9, after=0.95).within(0.5) is None
     assert check(agreement=float("nan")).within(0.5) is not None
+
+
+@pytest.fixture
+def merging() -> ViT:
+    model = tiny.model(depth=2)
+    assert isinstance(model, ViT)
+    model.merge = Merging(3)
+    return model
+
+
+@pytest.mark.slow
+def test_a_model_that_merges_tokens_is_exported_so(merging: ViT, tmp_path: Path) -> None:
+    images = tiny.images(4, merging)
+    expected = merging(merging.preprocess.normalize(images)).detach().numpy()
+    whole = merging(merging.preprocess.normalize(images), merge=Merging(0)).detach().numpy()
+    done = export(merging, tmp_path / "out", Plan("pt2", max_loss=50))
+    found = open_engine(tmp_path / "out", threads=1).run(images.numpy())["logits"]
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    assert np.abs(found - whole).max() > 1e-2
+    assert done.exported.details["merge"] == "3"
+    assert done.exported.details["merging"]
+    other = export(merging, tmp_path / "out", Plan("pt2", merge=Merging(2), max_loss=50))  # what is said goes first
+    assert other.exported.details["merge"] == "2"
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """20 images of random colours, no two alike, by class."""
+    rng = np.random.default_rng(0)
+    for i in range(20):
+        folder = tmp_path / "photos" / tiny.LABELS[i % 3]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (*tiny.SIZE, 3), dtype=np.uint8)).save(folder / f"{i:02d}.png")
+    return tmp_path / "photos"
+
+
+def compared(monkeypatch: pytest.MonkeyPatch, *shares: tuple[float, tuple[float, float]]) -> list[int]:
+    """Have the checks find so many changed labels, with their interval, one after the other; -> of how many pictures each."""
+    asked: list[int] = []
+
+    def found(engine, ours, pictures, *rest, **options):  # type: ignore[no-untyped-def]
+        share, interval = shares[len(asked)]
+        asked.append(len(pictures.pixels))
+        changed = Changed(1.0, 1 - share, None, None, changed_ci95=interval)
+        return Check("torch", asked[-1], pictures.source, 0.1, 0.1, 1.0, None, changed, {})
+
+    def write(program, folder, wanted):  # type: ignore[no-untyped-def]
+        (folder / "model.pt2").write_bytes(b"a program")
+        return {"versions": {}, "opset": None}
+
+    monkeypatch.setattr(exporting, "compare", found)
+    monkeypatch.setattr(exporting, "CHECKED", (4, 8, 16))
+    for name, value in (
+        ("WRITERS", {"pt2": write}),
+        ("program", Mock()),
+        ("open_engine", Mock()),
+    ):  # which take seconds
+        monkeypatch.setattr(exporting, name, value)
+    return asked
+
+
+def test_a_loss_that_chance_explains_is_measured_on_more_images(
+    merging: ViT, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    plan = Plan("pt2", check=str(photos), max_loss=2)
+    asked = compared(monkeypatch, (0.06, (0.01, 0.2)), (0.05, (0.02, 0.1)), (0.03, (0.02, 0.05)))
+    done = export(merging, tmp_path / "out", plan, said.append)
+    assert asked == [4, 8, 16]
+    assert done.checks[0].images == 16
+    assert any("6.00 % of first labels change" in line and "8 are looked at" in line for line in said)
+
+    asked = compared(monkeypatch, (0.06, (0.01, 0.2)), (0.05, (0.041, 0.1)))  # beyond chance: 4 % may
+    with pytest.raises(
+        Failure, match=r"5.00 % of first labels change, and 4 % may \(8 images: 95 % interval 4.10 to 10.00"
+    ):
+        export(merging, tmp_path / "other", plan)
+    assert asked == [4, 8]
+
+    asked = compared(monkeypatch, *[(0.06, (0.01, 0.2))] * 3)  # no more images: the loss itself decides
+    with pytest.raises(Failure, match="6.00 % of first labels change"):
+        export(merging, tmp_path / "other", plan)
+    assert asked == [4, 8, 16]
+    asked = compared(monkeypatch, (0.04, (0.01, 0.2)))  # good enough: no more are looked at
+    export(merging, tmp_path / "other", plan)
+    assert asked == [4]
+
+
+def test_the_intervals_are_those_of_the_same_images_with_both_models() -> None:
+    rng = np.random.default_rng(0)
+    ours = {"logits": rng.normal(size=(300, 3)).astype(np.float32), "features": np.ones((300, 2), np.float32)}
+    targets = ours["logits"].argmax(1)  # the model is always right
+    theirs = {**ours, "logits": ours["logits"].copy()}
+    theirs["logits"][:2] = np.roll(theirs["logits"][:2], 1, axis=1)
+    found = Changed.between(ours, theirs, Pictures(np.zeros((300, 3, 1, 1), np.uint8), targets, "photos"), tiny.LABELS)
+    assert found.lost == pytest.approx(2 / 300)
+    assert found.lost_ci95 is not None
+    assert found.changed_ci95 is not None
+    assert found.lost_ci95[0] < 0.005 < 2 / 300 < found.lost_ci95[1] < 0.03
+    assert found.changed_ci95[0] < 2 / 300 < found.changed_ci95[1] < 0.03
+    whole = Check("openvino", 300, "photos", 0.1, 0.01, 5.0, None, found, {})
+    assert "0.67 points of accuracy are lost" in str(whole.within(0.5))
+    assert not whole.settles(0.5)  # chance explains it
+    assert whole.settles(0.0) == (found.changed_ci95[0] > 0)
+
+
+def calibrated(monkeypatch: pytest.MonkeyPatch) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Have nothing quantised; -> the pictures for calibration, and those of the checks."""
+    calibrating, checking = [], []
+
+    def keep(quantiser, graph, judge, log):  # type: ignore[no-untyped-def]
+        shutil.copytree(quantiser.source, quantiser.target, dirs_exist_ok=True)
+        calibrating.extend(quantiser.pixels)
+        return [], {}
+
+    def compare(engine, ours, pictures, *rest, **options):  # type: ignore[no-untyped-def]
+        checking.extend(pictures.pixels)
+        return real(engine, ours, pictures, *rest, **options)
+
+    real = exporting.compare
+    monkeypatch.setattr(exporting, "compare", compare)
+    monkeypatch.setattr(exporting.quantize, "quantise", keep)
+    return calibrating, checking
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("named", [False, True])
+def test_no_image_both_calibrates_and_checks(
+    named: bool, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openvino")
+    calibrating, checking = calibrated(monkeypatch)
+    check = f"{photos.parent}/./photos/" if named else None  # the same images by another name
+    export(
+        tiny.model(), tmp_path / "out", Plan("openvino", int8=True, calibrate=str(photos), check=check, max_loss=100)
+    )
+    ours, theirs = ({image.tobytes() for image in images} for images in (calibrating, checking))
+    assert (len(ours), len(theirs), len(ours & theirs)) == (10, 10, 0)
+    assert "those that it was calibrated with" not in (tmp_path / "out" / "README.md").read_text()
+
+
+@pytest.mark.slow
+def test_of_too_few_images_it_says_that_they_calibrate_and_check(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openvino")
+    calibrating, checking = calibrated(monkeypatch)
+    said: list[str] = []
+    few = f"{photos}/cat/*.png"  # 7
+    seen = Plan("openvino", int8=True, calibrate=few, max_loss=100)
+    export(tiny.model(), tmp_path / "out", seen, said.append)
+    assert len(calibrating) == len(checking) == 7
+    assert any("7 images, too few to be divided" in line for line in said)
+    assert "those that it was calibrated with" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_halves_share_no_image_and_hold_every_class_of_those_that_take_turns() -> None:
+    items = [_Item(str(i), bytes, "cat" if i % 2 else "dog") for i in range(41)]
+    one, other = Source("photos", "train", items, ("cat", "dog")).halves()
+    names = [{item.name for item in half.items} for half in (one, other)]
+    assert (len(one), len(other)) == (20, 21)
+    assert not names[0] & names[1]
+    assert all({item.label for item in half.items} == {"cat", "dog"} for half in (one, other))
+
+
+@pytest.mark.slow
+def test_it_says_where_the_images_are_those_that_the_model_was_trained_on(photos: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    plan = Plan("pt2", check=str(photos), trained_on=(str(photos),))
+    export(tiny.model(), tmp_path / "out", plan, said.append)
+    assert any(line.endswith("(train), which the model was trained on") for line in said)
+    assert "(train), which the model was trained on" in (tmp_path / "out" / "README.md").read_text()
+    export(tiny.model(), tmp_path / "out", Plan("pt2", check=str(photos)))
+    assert "trained on" not in (tmp_path / "out" / "README.md").read_text()

@@ -13,9 +13,11 @@ from positions_cases import PLACED
 from vitrail.errors import UserError
 from vitrail.model import ViT
 from vitrail.model.config import POSITION_SITES
+from vitrail.weights import found as found_module
 from vitrail.weights import load_folder, read
 from vitrail.weights.card import architecture
 from vitrail.weights.folder import sha256
+from vitrail.weights.load import load_found
 
 Make = Callable[..., ViT]
 
@@ -71,6 +73,60 @@ def test_a_flipped_byte_is_noticed(tmp_path: Path, make_model: Make) -> None:
     weights.write_bytes(data)
     with pytest.raises(UserError, match=r"model\.safetensors is damaged"):
         vitrail.load(tmp_path)
+
+
+@pytest.mark.parametrize("headers_read", [False, True])
+def test_a_model_that_a_run_writes_again_while_it_is_read_is_read_anew(
+    headers_read: bool, tmp_path: Path, make_model: Make
+) -> None:
+    folder, newer = tmp_path / "m", make_model()
+    vitrail.save(make_model(), folder)
+    with torch.no_grad():
+        newer.head.bias.add_(1)
+    description = read(folder)
+    if headers_read:
+        assert description.found.shapes
+    vitrail.save(newer, folder)
+    torch.testing.assert_close(load_found(description).state_dict(), newer.state_dict(), rtol=0, atol=0)
+    weights = folder / "model.safetensors"
+    description = read(folder)
+    weights.write_bytes(weights.read_bytes()[:-1] + b"?")  # whoever damages it writes no new digest
+    with pytest.raises(UserError, match=r"model\.safetensors is damaged"):
+        load_found(description)
+
+
+def test_another_model_in_the_place_of_the_one_that_is_read_is_refused(tmp_path: Path, make_model: Make) -> None:
+    folder, other = tmp_path / "m", make_model()
+    vitrail.save(make_model(), folder)
+    description = read(folder)
+    other.labels = tuple("vwxyz")
+    with torch.no_grad():
+        other.head.bias.add_(1)
+    vitrail.save(other, folder)
+    with pytest.raises(UserError, match=r"model\.safetensors is damaged or was changed"):
+        load_found(description)
+
+
+def test_a_model_that_never_stops_being_replaced_is_refused_in_the_end(
+    tmp_path: Path, make_model: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, model, real, looked = tmp_path / "m", make_model(), found_module.look, []
+    vitrail.save(model, folder)
+
+    def replaced(path: Path, said: dict | None = None) -> found_module.Found:
+        found = real(path, said)
+        looked.append(path)
+        with torch.no_grad():
+            model.head.bias.add_(1)
+        vitrail.save(model, folder)
+        return found
+
+    description = read(folder)
+    monkeypatch.setattr(found_module, "look", replaced)
+    replaced(folder)
+    with pytest.raises(UserError, match=r"model\.safetensors is damaged or was changed"):
+        load_found(description)
+    assert len(looked) == 3
 
 
 def test_a_changed_configuration_is_noticed_and_may_be_meant(tmp_path: Path, make_model: Make) -> None:

@@ -1,5 +1,6 @@
 """``vitrail export``: a model in the form of a runtime, checked on images before it is there."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -47,6 +48,7 @@ def export(
     from vitrail.cli.merging import merging
     from vitrail.cli.models import load_model
     from vitrail.cli.pixels import pixels
+    from vitrail.cli.runs import run_recipe, trained_on
     from vitrail.cli.sizes import image_size as size_of
     from vitrail.runtimes.export import Plan, check_target
     from vitrail.runtimes.export import export as run
@@ -64,6 +66,9 @@ def export(
     )
     check_target(out)
     vit = load_model(model, set_, said)
+    named = [data for data in (calibrate, check) if data is not None]
+    recipe = run_recipe(model) if named else None
+    plan = replace(plan, trained_on=tuple(data for data in named if trained_on(recipe, data)))
     done = run(vit, out, plan, note)
     result = console()
     for line in _lines(done):
@@ -112,6 +117,9 @@ def _check(check: "Check") -> list[str]:
             f"  accuracy {before.top1:.4f}, exported {after.top1:.4f}; calibration error {before.ece:.4f}, exported "
             f"{after.ece:.4f}"
         )
+    if changed.lost is not None and changed.lost_ci95 is not None:
+        low, high = (100 * end for end in changed.lost_ci95)
+        lines.append(f"  {100 * changed.lost:.2f} points of accuracy lost (95 % interval {low:.2f} to {high:.2f})")
     speeds = [
         f"{theirs:g} ({theirs / ours:.2f} times torch) at {count}" for count, (ours, theirs) in check.speed.items()
     ]

@@ -5,8 +5,9 @@ Shapes: C channels, H W height and width of one image.
 
 import mmap
 import os
+import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -54,6 +55,10 @@ class Form:
 class Pixels(Protocol):
     """Where the pixels of kept images are."""
 
+    @property
+    def path(self) -> Path | None:
+        """The file that they are in; None for memory."""
+
     def __getitem__(self, block: int, /) -> np.ndarray:
         """The bytes of one block, uint8 (n,)."""
 
@@ -66,6 +71,16 @@ class Kept:
     places: np.ndarray
     """Of each image, (n, 6) int64: block, first byte in it, height, width, and these two before it was reduced."""
     channels: int
+    checksums: np.ndarray | None = None
+    """CRC-32 of each image (n,), where the pixels may be damaged since: compared the first time a process reads it."""
+    _compared: np.ndarray = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        count = 0 if self.checksums is None else len(self.places)
+        object.__setattr__(self, "_compared", np.zeros(count, dtype=np.bool_))
+
+    def __reduce__(self) -> "tuple[type[Kept], tuple[Pixels, np.ndarray, int, np.ndarray | None]]":
+        return Kept, (self.pixels, self.places, self.channels, self.checksums)
 
     def __len__(self) -> int:
         return len(self.places)
@@ -76,10 +91,19 @@ class Kept:
         return int((self.places[:, 2] * self.places[:, 3]).sum()) * self.channels
 
     def image(self, index: int) -> np.ndarray:
-        """Image ``index``, uint8 (H, W, C). It is not to be written to. Raises Failure: its file is not there any more."""
+        """Image ``index``, uint8 (H, W, C). It is not to be written to.
+
+        Raises:
+            Failure: its file is not there any more, or its pixels there are not those that were written.
+        """
         block, begin, height, width = self.places[index, :4].tolist()
         end = begin + height * width * self.channels
-        return self.pixels[block][begin:end].reshape(height, width, self.channels)
+        own = self.pixels[block][begin:end]
+        if self.checksums is not None and not self._compared[index]:
+            if zlib.crc32(own.data) != self.checksums[index]:
+                raise Failure(f"{self.pixels.path}: a kept image is damaged; remove this file and start again")
+            self._compared[index] = True
+        return own.reshape(height, width, self.channels)
 
     def size(self, index: int) -> tuple[int, int]:
         """The (height, width) that image ``index`` had before it was reduced."""
@@ -88,11 +112,14 @@ class Kept:
 
     def subset(self, indices: np.ndarray) -> "Kept":
         """The images at ``indices``, in that order."""
-        return Kept(self.pixels, self.places[indices], self.channels)
+        checksums = None if self.checksums is None else self.checksums[indices]
+        return Kept(self.pixels, self.places[indices], self.channels, checksums)
 
 
 class InMemory:
     """Blocks of memory that images are put into one after another. Tensors, which processes share."""
+
+    path = None
 
     def __init__(self) -> None:
         self._blocks: list[torch.Tensor] = []
@@ -118,7 +145,7 @@ class InFile:
 
     def __init__(self, path: Path, end: bytes) -> None:
         """``end`` is how the file ends, by which it is told from another one in its place."""
-        self._path, self._end = path, end
+        self.path, self._end = path, end
         self._mapped: np.ndarray | None = None
 
     def __getitem__(self, block: int, /) -> np.ndarray:
@@ -127,17 +154,17 @@ class InFile:
         return self._mapped
 
     def __reduce__(self) -> tuple[type["InFile"], tuple[Path, bytes]]:
-        return InFile, (self._path, self._end)
+        return InFile, (self.path, self._end)
 
     def _map(self) -> np.ndarray:
         try:
-            with open(self._path, "rb") as file:
+            with open(self.path, "rb") as file:
                 file.seek(-len(self._end), os.SEEK_END)
                 if file.read() != self._end:
-                    raise Failure(f"{self._path}: other kept images are in their place now; start again")
+                    raise Failure(f"{self.path}: other kept images are in their place now; start again")
                 mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except OSError as error:
-            raise Failure(f"{self._path}: the kept images cannot be read ({error.strerror or error})") from error
+            raise Failure(f"{self.path}: the kept images cannot be read ({error.strerror or error})") from error
         return np.frombuffer(mapped, dtype=np.uint8)
 
 

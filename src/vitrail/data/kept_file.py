@@ -21,12 +21,13 @@ from vitrail.data.cache import BadImage, in_threads
 from vitrail.data.decode import ImageError
 from vitrail.data.kept import Form, InFile, Kept
 from vitrail.data.samples import Samples
+from vitrail.errors import Failure
 
 VERSION = 1
 _MAGIC = b"vitrail-images-1"
 _END = struct.Struct("<QI16s")  # bytes of the table, their CRC-32, magic
 _PLACES = ("block", "begin", "height", "width", "own_height", "own_width")  # the columns of ``Kept.places``
-_COMPARED = 64  # images whose pixels are compared with their checksums when a file is opened
+_COMPARED = 64  # images whose pixels are compared with their checksums when a file is opened; others, as they are read
 
 Progress = Callable[[int, int], None]
 
@@ -118,13 +119,15 @@ def open_kept(
     if not _same(samples, column, workers, at_most, progress):
         return None
     places = np.stack([column[name] for name in _PLACES], axis=1)
-    kept = Kept(InFile(path, end), places, form.channels)
+    kept = Kept(InFile(path, end), places, form.channels, column["checksum"])
     faults = rows["fault"].to_pylist()
     bad = tuple(BadImage(index, _text(fault)) for index, fault in enumerate(faults) if fault is not None)
     if kept.nbytes != length - _END.size - size:
         return None
     for index in np.linspace(0, len(kept) - 1, min(_COMPARED, len(kept))).astype(np.int64).tolist():
-        if faults[index] is None and zlib.crc32(kept.image(index).data) != column["checksum"][index]:
+        try:
+            kept.image(index)
+        except Failure:
             return None
     return kept, column["digest"], bad
 

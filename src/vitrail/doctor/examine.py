@@ -53,7 +53,7 @@ def examine(
         config = description.config
     except UserError as error:
         return [*found, problem("configuration", str(error), "take a model that opens here")]
-    weights, built = _weights(description)
+    weights, built = _exported(description) if description.found.exported else _weights(description)
     contract, pixels = _contract(description, config, preprocess)
     if contract is not None and any(finding.level == "problem" for finding in pixels):
         built = None  # it cannot be tried with such pixels
@@ -90,6 +90,19 @@ def _weights(description: Description) -> "tuple[list[Finding], Model | None]":
             warning("weights", "the head is all zeros: every class is equally probable", "train the model before use")
         )
     return found, model
+
+
+def _exported(description: Description) -> "tuple[list[Finding], None]":
+    """Whether the files of an exported model are those that were written; it is in the form of a runtime, and not tried."""
+    from vitrail.runtimes.exported import read_exported
+
+    try:
+        exported = read_exported(description.found.path)
+        exported.verify()
+    except UserError as error:
+        return [problem("weights", str(error), "export the model again")], None
+    what = f"exported to {exported.form} in {exported.precision}"
+    return [ok("weights", f"{what}; {', '.join(exported.digests)} are what was written, by their SHA-256")], None
 
 
 def _contract(

@@ -102,7 +102,7 @@ def opened(
             how the engine works, and not the batches that come, of which the last may be small.
 
     Raises:
-        UserError: a choice that the model leaves no room for; or the engine cannot be opened.
+        UserError: a choice that the model leaves no room for, or there is no model; or the engine cannot be opened.
     """
     if isinstance(model, str | Path) and is_exported(model):
         if device not in (AUTO, "cpu"):
@@ -112,6 +112,8 @@ def opened(
         folder = Path(model).expanduser()
         hint = None if batch_size is None else _hint(folder, batch_size, threads)
         return open_engine(folder, engine, threads=threads, hint=hint)
+    if isinstance(model, str | Path) and (engine not in (AUTO, TORCH) or threads is not None):
+        _require_there(model)
     if engine not in (AUTO, TORCH):
         what = model if isinstance(model, str | Path) else "this model"
         raise UserError(f"--engine {engine}: {_refused(engine, what)}")
@@ -151,16 +153,30 @@ def _version(package: str) -> str:
 
 def _hint(folder: Path, batch_size: int, threads: int | None) -> "Hint":
     """How an engine works best on whole batches."""
-    from vitrail.runtimes.engine import usable_cores
+    from vitrail.runtimes.engine import default_threads
     from vitrail.runtimes.exported import read_exported
 
-    many = batch_size >= _MANY and (threads or usable_cores()) > 1 and read_exported(folder).batch is None
+    many = batch_size >= _MANY and (threads or default_threads()) > 1 and read_exported(folder).batch is None
     return "throughput" if many else "latency"
 
 
 def is_engine(model: "Model | Engine") -> "TypeIs[Engine]":
     """Whether it is an engine, and no model in torch."""
     return hasattr(model, "run")
+
+
+def _require_there(name: str | Path) -> None:
+    """Refuse the name of a path that leads nowhere, in the words that it gets without any choice of how it is run."""
+    from vitrail.weights.find import HUB, TIMM, find
+
+    if str(name).startswith((HUB, TIMM)):
+        return
+    try:
+        there = Path(name).expanduser().exists()
+    except (OSError, RuntimeError, ValueError):  # no such user, a name too long
+        there = False
+    if not there:
+        find(name)
 
 
 def is_exported(name: str | Path) -> bool:

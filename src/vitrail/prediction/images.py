@@ -13,6 +13,7 @@ from vitrail.inputs import Source, file_source
 ImageLike = str | Path | bytes | Image.Image | np.ndarray | Source
 
 _PNG_MODES = {"1", "L", "LA", "P", "RGB", "RGBA", "I;16"}
+_SIXTEEN_BITS = {"I;16B", "I;16L", "I;16N"}  # in other orders of their bytes
 
 
 def encoded(image: ImageLike) -> bytes:
@@ -36,15 +37,20 @@ def encoded(image: ImageLike) -> bytes:
         raise ImageError(f"image: a picture of {image.width}x{image.height} has no pixels")
     try:
         return _png(image)
-    except OSError:
+    except (OSError, ImageError):
         raise
     except Exception as error:  # it may be closed, or read from its file only now; Pillow raises nearly everything then
         raise ImageError(f"image: cannot be read ({error})") from error
 
 
 def _png(image: Image.Image) -> bytes:
+    sixteen = image.mode in _SIXTEEN_BITS or (image.mode == "I" and image.format == "PPM")  # as data/decode.py has it
+    if image.mode in ("I", "F") and not sixteen:
+        raise ImageError("image: 32-bit pixels have no fixed range to show; convert it to 8 or 16 bits")
     upright = ImageOps.exif_transpose(image)
-    if upright.mode not in _PNG_MODES:
+    if sixteen:  # Pillow's own conversion makes all above 255 white
+        upright = Image.fromarray(np.asarray(upright).clip(0, 65535).astype(np.uint16))
+    elif upright.mode not in _PNG_MODES:
         upright = upright.convert("RGB")
     buffer = io.BytesIO()
     upright.save(buffer, "PNG", compress_level=0)

@@ -89,7 +89,7 @@ class Predictor:
                 Exported models run on the CPU.
             batch_size: images that the model takes at a time.
             engine: what runs an exported model: auto, the best that is installed for it; else a name, such as openvino.
-            threads: that an exported model may use; None for one a core.
+            threads: that an exported model may use; None for ``OMP_NUM_THREADS`` where that is set, else one a core.
 
         Raises:
             UserError: the model cannot be loaded, does not know its pixels or cannot take them, or the device or the

@@ -10,12 +10,12 @@ from vitrail.runtimes.engine import Forward, Hint, Pixels
 from vitrail.runtimes.exported import Exported
 
 
-def open_model(exported: Exported, threads: int, hint: Hint | None, cache: bool) -> Forward:
+def open_model(exported: Exported, threads: int | None, hint: Hint | None, cache: bool) -> Forward:
     """The program as a module on the CPU; neither hint nor cache changes anything.
 
-    ``threads`` are then those of all of torch in this process.
+    ``threads`` are then those of all of torch in this process; without, torch's own stay as they are.
     """
-    if torch.get_num_threads() != threads:
+    if threads is not None and torch.get_num_threads() != threads:
         torch.set_num_threads(threads)
     module = torch.export.load(exported.path).module()
 

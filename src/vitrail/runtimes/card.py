@@ -78,6 +78,10 @@ def _check(check: Check) -> str:
             ("calibration error", "ece"),
         ):
             rows.append((title, f"{getattr(before, key):.4f}, exported {getattr(after, key):.4f}"))
+    lost, interval = check.changed.lost, check.changed.lost_ci95
+    if lost is not None and interval is not None:
+        low, high = (100 * end for end in interval)
+        rows.append(("points of accuracy lost", f"{100 * lost:.2f} (95 % interval {low:.2f} to {high:.2f})"))
     for count, (ours, theirs) in check.speed.items():
         many = "1 image" if count == "1" else f"{count} images"
         rows.append((f"images/s, {many} at a time", f"{ours:g} in torch, exported {theirs:g}"))

@@ -14,7 +14,8 @@ import torch
 from numpy.typing import NDArray
 
 from vitrail.evaluation.calibration import top_probability
-from vitrail.evaluation.metrics import evaluate_logits
+from vitrail.evaluation.metrics import evaluate_logits, wilson_interval
+from vitrail.evaluation.sizes import paired_difference
 from vitrail.runtimes.engine import Engine
 from vitrail.runtimes.graph import Deployed, outputs_of
 from vitrail.runtimes.pictures import Pictures
@@ -50,18 +51,32 @@ class Changed:
     """Of the model, where the images have labels."""
     after: Quality | None
     """Of the other."""
+    changed_ci95: tuple[float, float] | None = None
+    """95 % interval of the share of other first labels, Wilson's."""
+    lost_ci95: tuple[float, float] | None = None
+    """95 % interval of the accuracy that is lost, from the same images with both models."""
+
+    @property
+    def lost(self) -> float | None:
+        """The accuracy that is lost; None where the images have no labels."""
+        return None if self.before is None or self.after is None else self.before.top1 - self.after.top1
 
     @classmethod
     def between(cls, ours: Answers, theirs: Answers, pictures: Pictures, labels: tuple[str, ...]) -> "Changed":
         """Compare the answers of two models to the same pictures."""
-        agreement = before = after = None
+        agreement = before = after = changed_ci95 = lost_ci95 = None
         if "logits" in ours:
             one, other = ours["logits"], theirs["logits"]
-            agreement = float((one.argmax(1) == other.argmax(1)).mean())
+            first, second = one.argmax(1), other.argmax(1)
+            agreement = float((first == second).mean())
+            changed_ci95 = wilson_interval(int((first != second).sum()), len(first))
             if pictures.targets is not None:
                 names = labels or tuple(map(str, range(one.shape[1])))
                 before, after = _quality(one, pictures, names), _quality(other, pictures, names)
-        return cls(_cosine(ours["features"], theirs["features"]), agreement, before, after)
+                right = [torch.from_numpy(found == pictures.targets) for found in (first, second)]
+                low, high = paired_difference(*right)[1]  # of the first to the second: what the second has lost
+                lost_ci95 = low, high
+        return cls(_cosine(ours["features"], theirs["features"]), agreement, before, after, changed_ci95, lost_ci95)
 
 
 @dataclass(frozen=True)
@@ -102,13 +117,43 @@ class Check:
             loss: points of top-1 accuracy that it may cost on labelled images; on any images, twice as many points of
                 first labels may change, or of the features' cosine where there is no head.
         """
-        found = self.changed
+        return next((excess.text for excess in self._excesses(loss)), None)
+
+    def settles(self, loss: float) -> bool:
+        """Whether these images tell beyond chance that too much is lost, with the ``loss`` of `within`.
+
+        They do not where what is lost is above what may be, and its 95 % interval is not.
+        """
+        return any(excess.certain for excess in self._excesses(loss))
+
+    def _excesses(self, loss: float) -> list["_Excess"]:
+        found, features_alone = self.changed, self.changed.agreement is None
         changed = 100 * (1 - (found.similarity if found.agreement is None else found.agreement))
+        excesses = []
         if not changed <= 2 * loss + _ROUNDING:
-            what = "first labels change" if found.agreement is not None else "the features' cosine is lost"
-            return f"{changed:.2f} % of {what}, and {2 * loss:g} % may"
-        lost = 0.0 if found.before is None or found.after is None else 100 * (found.before.top1 - found.after.top1)
-        return None if lost <= loss + _ROUNDING else f"{lost:.2f} points of accuracy are lost, and {loss:g} may be"
+            what = "the features' cosine is lost" if features_alone else "first labels change"
+            text = f"{changed:.2f} % of {what}, and {2 * loss:g} % may"
+            excesses.append(self._excess(text, found.changed_ci95, 2 * loss))
+        lost = 100 * (found.lost or 0.0)
+        if not lost <= loss + _ROUNDING:
+            text = f"{lost:.2f} points of accuracy are lost, and {loss:g} may be"
+            excesses.append(self._excess(text, found.lost_ci95, loss))
+        return excesses
+
+    def _excess(self, text: str, interval: tuple[float, float] | None, limit: float) -> "_Excess":
+        if interval is None:
+            return _Excess(text, True)
+        low, high = (100 * end for end in interval)
+        return _Excess(f"{text} ({self.images:,} images: 95 % interval {low:.2f} to {high:.2f})", low > limit)
+
+
+@dataclass(frozen=True)
+class _Excess:
+    """Something of which more is lost than may be."""
+
+    text: str
+    certain: bool
+    """Whether its whole 95 % interval is above what may be lost."""
 
 
 def answers(run: Callable[[NDArray[np.uint8]], Answers], pictures: Pictures) -> dict[str, NDArray[np.float32]]:

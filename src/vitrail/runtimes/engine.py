@@ -122,7 +122,8 @@ def open_engine(
     Args:
         folder: one that ``vitrail export`` has written.
         engine: auto, the best that is installed for what the folder holds; else a name in ENGINES.
-        threads: that it may use; None for one a core.
+        threads: that it may use; None for ``OMP_NUM_THREADS`` where that is set, else one a core. Torch's own form leaves
+            the threads of the process as they are then.
         hint: ``latency`` for few images at a time, ``throughput`` for many; None decides by the batches that come.
         cache: keep the compiled model in the user's cache, where the runtime compiles, so that the next start is faster.
 
@@ -139,7 +140,7 @@ def open_engine(
     with ThreadPoolExecutor(1) as pool:
         verified = pool.submit(exported.verify)
         try:
-            forward = import_module(ENGINES[name].module).open_model(exported, threads or usable_cores(), hint, cache)
+            forward = import_module(ENGINES[name].module).open_model(exported, threads, hint, cache)
         except UserError:
             raise
         except Exception as error:  # each runtime has its own; what is wrong with the file is then said by its digest
@@ -177,6 +178,14 @@ def installed(package: str) -> bool:
 def missing(package: str, extra: str, why: str) -> UserError:
     """The error for a package that is not installed."""
     return UserError(f"{why}; {package} is not installed: pip install 'vitrail[{extra}]'")
+
+
+def default_threads() -> int:
+    """The threads of an engine where nothing is said: ``OMP_NUM_THREADS`` if it is a number, else one a core."""
+    said = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # after commas: of nested loops
+    if said.isascii() and said.isdigit() and int(said) > 0:
+        return int(said)
+    return usable_cores()
 
 
 def usable_cores() -> int:

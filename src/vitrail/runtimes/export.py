@@ -23,7 +23,7 @@ from vitrail.runtimes.check import Changed, Check, answers, compare, of_torch
 from vitrail.runtimes.engine import ENGINES, installed, missing, open_engine
 from vitrail.runtimes.exported import CONFIG, FORMS, Exported, config_values, read_exported
 from vitrail.runtimes.graph import Deployed, outputs_of, program
-from vitrail.runtimes.pictures import Pictures
+from vitrail.runtimes.pictures import Pictures, Source
 from vitrail.runtimes.write import WRITERS, Wanted, versions
 from vitrail.weights import replace
 from vitrail.weights.folder import sha256, write_json
@@ -31,7 +31,9 @@ from vitrail.weights.found import CARD
 from vitrail.weights.resize import resize
 
 MAX_LOSS = 0.5  # points
-CHECKED = 300  # pictures
+CHECKED = (300, 1000, 3000)  # pictures; the next number where fewer do not settle whether too much is lost
+_MOST_BYTES = 2**29  # of pictures of a check, in memory
+_APART_FROM = 8  # images, from which on those that calibrate and those that check are others
 
 Log = Callable[[str], None]
 
@@ -47,11 +49,14 @@ class Plan:
     """Data to calibrate int8 with."""
     check: str | None = None
     """Data to check on; None for other images of the calibration data, or built-in pictures."""
+    trained_on: tuple[str, ...] = ()
+    """Those of ``calibrate`` and ``check`` that the model was trained on, to say so."""
     image_size: tuple[int, int] | None = None
     """Height and width; None for the model's own."""
     batch: int | None = None
     """Images at a time; None for any number."""
     merge: Merging | None = None
+    """None for the model's own, if it has one."""
     max_loss: float = MAX_LOSS
     """Points of accuracy that int8 may cost, and twice as many of first labels."""
 
@@ -108,6 +113,8 @@ def export(model: Model, folder: str | Path, plan: Plan, log: Log = lambda text:
     """
     folder = Path(folder)
     check_target(folder)
+    if plan.merge is None:
+        plan = dataclasses.replace(plan, merge=getattr(model, "merge", None))  # a ResNet has none
     model = _at_size(model, plan)
     preprocess: Preprocess = model.preprocess
     work = _Work(model, preprocess, plan, log)
@@ -149,23 +156,53 @@ class _Work:
 
     def __init__(self, model: Model, preprocess: Preprocess, plan: Plan, log: Log) -> None:
         self.model, self.preprocess, self.plan, self.log = model, preprocess, plan, log
+        calibrate, self.source = self._sources()
         self.calibration: Pictures | None = None
-        if plan.calibrate is not None:
-            self.calibration = self._of_data(plan.calibrate, quantize.CALIBRATION, ("train", "val", "test"))
-        self.pictures = self._to_check()
+        if calibrate is not None:
+            self.calibration = calibrate.pictures(preprocess, model.labels, quantize.CALIBRATION)
         self.deployed = Deployed(model, preprocess, plan.merge)
-        self.ours = answers(of_torch(self.deployed), self.pictures)
+        self._compare_on(CHECKED[0])
         self.wanted = Wanted((preprocess.channels, *preprocess.image_size), plan.batch, outputs_of(model))
 
-    def _of_data(self, data: str, most: int, parts: tuple[str, ...], *, between: bool = False) -> Pictures:
-        self.log(f"reading images of {data}")
-        return pictures.of_data(data, self.preprocess, self.model.labels, most=most, parts=parts, between=between)
+    def _sources(self) -> tuple[Source | None, Source | None]:
+        """What to calibrate with, if anything, and what to check on, None for built-in pictures: never the same images."""
+        plan = self.plan
+        calibrate = None if plan.calibrate is None else self._open(plan.calibrate, ("train", "val", "test"))
+        data = plan.check or plan.calibrate
+        check = None if data is None else self._open(data, ("test", "val", "train"))
+        if calibrate is None or check is None or not calibrate.same(check):
+            return calibrate, check
+        if len(check) >= _APART_FROM:
+            return calibrate.halves()
+        self.log(
+            f"{data} has {len(check)} images, too few to be divided: the check is on those that int8 is calibrated with"
+        )
+        return calibrate, check.with_note("those that it was calibrated with")
 
-    def _to_check(self) -> Pictures:
-        data = self.plan.check or self.plan.calibrate
-        if data is None:
-            return pictures.built_in(self.preprocess)
-        return self._of_data(data, CHECKED, ("test", "val", "train"), between=True)
+    def _open(self, data: str, parts: tuple[str, ...]) -> Source:
+        self.log(f"reading images of {data}")
+        source = pictures.open_source(data, parts)
+        seen = data in self.plan.trained_on and source.part == "train"
+        return source.with_note("which the model was trained on") if seen else source
+
+    def _compare_on(self, most: int) -> None:
+        """Take up to so many pictures for the check, and the model's answers to them."""
+        self.most = most
+        if self.source is None:
+            self.pictures = pictures.built_in(self.preprocess)
+        else:
+            self.pictures = self.source.pictures(self.preprocess, self.model.labels, most)
+        self.ours = answers(of_torch(self.deployed), self.pictures)
+
+    def _compare_on_more(self, reason: str) -> bool:
+        """Take more pictures from here on, as those of before do not settle it; False where there are no more."""
+        fit = max(self.most, _MOST_BYTES // self.pictures.pixels[0].size)
+        most = min(next((most for most in CHECKED if most > self.most), self.most), fit)
+        if self.source is None or most == self.most or len(self.source) <= self.most:
+            return False
+        self.log(f"{reason}: too few to tell, so that {min(most, len(self.source)):,} are looked at")
+        self._compare_on(most)
+        return True
 
     def write(self, folder: Path) -> tuple[Check, ...]:
         """Write the runtime's files and ``config.json``, and check them."""
@@ -177,11 +214,9 @@ class _Work:
             self._describe(folder, details)
         else:
             details = self._write_int8(graph, folder)
-        checks = self._checks(folder)
-        for check in checks:
-            reason = check.within(plan.max_loss) if plan.int8 or plan.merge is not None else check.exact()
-            if reason is not None:
-                raise Failure(f"the exported model is not written, as it does not answer as its model: {reason}")
+        checks, reason = self._judged(folder)
+        if reason is not None:
+            raise Failure(f"the exported model is not written, as it does not answer as its model: {reason}")
         ran = versions(*(ENGINES[name].package for name in plan.engines))
         details = {**details, "versions": {**details["versions"], **ran}, **self._merging()}
         self._describe(folder, {**details, "checks": [check.to_dict() for check in checks]})
@@ -202,9 +237,8 @@ class _Work:
 
             def judge(quick: bool) -> tuple[str | None, float]:
                 self._describe(folder, details)
-                checks = self._checks(folder, timed=False, quick=quick)
-                reasons = [reason for check in checks if (reason := check.within(self.plan.max_loss)) is not None]
-                return (reasons[0] if reasons else None), max(check.mean for check in checks)
+                checks, reason = self._judged(folder, timed=False, quick=quick)
+                return reason, max(check.mean for check in checks)
 
             kept, used = quantize.quantise(quantiser, graph, judge, self.log)
         details = {
@@ -216,6 +250,18 @@ class _Work:
         }
         self._describe(folder, details)
         return details
+
+    def _judged(self, folder: Path, *, timed: bool = True, quick: bool = False) -> tuple[tuple[Check, ...], str | None]:
+        """The checks of what is written, and why it is not good enough or None; on more pictures where few leave it open."""
+        plan = self.plan
+        while True:
+            checks = self._checks(folder, timed=timed, quick=quick)
+            if not plan.int8 and plan.merge is None:
+                return checks, next((reason for check in checks if (reason := check.exact()) is not None), None)
+            reason = next((reason for check in checks if (reason := check.within(plan.max_loss)) is not None), None)
+            settled = quick or reason is None or any(check.settles(plan.max_loss) for check in checks)
+            if settled or not self._compare_on_more(str(reason)):
+                return checks, reason
 
     def _checks(self, folder: Path, *, timed: bool = True, quick: bool = False) -> tuple[Check, ...]:
         """The written model, by every engine that is installed for it, beside the model; by one on few pictures if quick."""

@@ -3,6 +3,8 @@
 Shapes: n pictures, C channels, H W height and width.
 """
 
+import dataclasses
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -47,45 +49,100 @@ class _Item:
     label: str | None
 
 
-def of_data(
-    data: str | Path,
-    preprocess: Preprocess,
-    labels: Sequence[str],
-    *,
-    most: int,
-    parts: Sequence[str],
-    between: bool = False,
-) -> Pictures:
-    """Up to ``most`` pictures of a data set, or of whatever else ``predict`` takes, evenly spaced.
+@dataclass(frozen=True)
+class Source:
+    """The images of a part of a data set, or of whatever else ``predict`` takes."""
+
+    data: str
+    part: str
+    """A part of a data set; empty for what is none."""
+    items: Sequence[_Item]
+    classes: Sequence[str]
+    """Of the data; empty where they have none."""
+    notes: tuple[str, ...] = ()
+    """What a person should know of these images."""
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def with_note(self, note: str) -> "Source":
+        """The same, of which something more is to be known."""
+        return dataclasses.replace(self, notes=(*self.notes, note))
+
+    def same(self, other: "Source") -> bool:
+        """Whether the other's images are these."""
+        paths = [Path(source.data).expanduser().resolve() for source in (self, other)]
+        return self.part == other.part and (self.data == other.data or paths[0] == paths[1])
+
+    def halves(self) -> tuple["Source", "Source"]:
+        """Two without an image in common; the first is not the larger one.
+
+        Of every two neighbours each gets one, by lot: classes that take turns do not fall into one half each.
+        """
+        lot = random.Random(0)
+        halves: tuple[list[_Item], list[_Item]] = [], []
+        for start in range(0, len(self.items) - 1, 2):
+            first = lot.randrange(2)
+            halves[first].append(self.items[start])
+            halves[1 - first].append(self.items[start + 1])
+        if len(self.items) % 2:
+            halves[1].append(self.items[-1])
+        one, other = (dataclasses.replace(self, items=items) for items in halves)
+        return one, other
+
+    def pictures(self, preprocess: Preprocess, labels: Sequence[str], most: int) -> Pictures:
+        """Up to ``most`` of the images, evenly spaced, brought to the model's size.
+
+        Args:
+            preprocess: does that.
+            labels: the model's classes.
+            most: pictures.
+
+        Raises:
+            UserError: not one of them can be read.
+        """
+        count = min(most, len(self.items))
+        chosen = [self.items[i * len(self.items) // count] for i in range(count)]
+        pixels, targets, failure = [], [], ""
+        known = {name: index for index, name in enumerate(labels or self.classes)}
+        for item in chosen:
+            try:
+                pixels.append(preprocess.load(item.read(), item.name).numpy())
+            except (ImageError, OSError) as error:
+                failure = failure or str(error)
+                continue
+            targets.append(None if item.label is None else known.get(item.label))
+        if not pixels:
+            raise UserError(f"{self.data}: not one of {count:,} images can be read, the first: {failure}")
+        all_known = all(target is not None for target in targets)
+        part = f" ({self.part})" if self.part else ""
+        text = ", ".join([f"{len(pixels):,} images of {self.data}{part}", *self.notes])
+        return Pictures(np.stack(pixels), np.array(targets, dtype=np.int64) if all_known else None, text)
+
+
+def open_source(data: str | Path, parts: Sequence[str]) -> Source:
+    """The images of a data set's part, or of a folder of images, a file or a pattern.
 
     Args:
-        data: a data set, a folder of images, a file or a pattern.
-        preprocess: what brings them to the model's size.
-        labels: the model's classes.
-        most: pictures.
-        parts: the parts of a data set by preference; the first that it has is taken.
-        between: take those that lie between the ones that are taken without it.
+        data: names them.
+        parts: of a data set, by preference; the first that it has is taken.
 
     Raises:
-        UserError: no such data, or not one picture in it can be read.
+        UserError: no such data.
     """
-    part, items, names = _items(data, parts)
-    count = min(most, len(items))
-    places = sorted({int((i + (0.5 if between else 0.0)) * len(items) / count) for i in range(count)})
-    pixels, targets, failure = [], [], ""
-    known = {name: index for index, name in enumerate(labels or names)}
-    for item in (items[place] for place in places):
-        try:
-            pixels.append(preprocess.load(item.read(), item.name).numpy())
-        except (ImageError, OSError) as error:
-            failure = failure or str(error)
-            continue
-        targets.append(None if item.label is None else known.get(item.label))
-    if not pixels:
-        raise UserError(f"{data}: not one of {len(places):,} images can be read, the first: {failure}")
-    all_known = all(target is not None for target in targets)
-    found = np.array(targets, dtype=np.int64) if all_known else None
-    return Pictures(np.stack(pixels), found, f"{len(pixels):,} images of {data}{part}")
+    try:
+        dataset = open_data(data, val_fraction=0.0, need_labels=False)
+    except UserError:
+        return Source(str(data), "", [_Item(source.name, source.read, None) for source in Inputs([str(data)])], ())
+    part = next(part for part in parts if getattr(dataset, part) is not None)
+    samples = getattr(dataset, part)
+    items = [
+        _Item(
+            sample, partial(samples.encoded, i), None if samples.targets is None else samples.labels[samples.targets[i]]
+        )
+        for i, sample in enumerate(samples.names)
+    ]
+    return Source(str(data), part, items, samples.labels)
 
 
 def built_in(preprocess: Preprocess) -> Pictures:
@@ -99,20 +156,3 @@ def built_in(preprocess: Preprocess) -> Pictures:
         pictures.append(preprocess.resize(colours))
     source = f"{_BUILT_IN} scanned digits, enlarged, and {_BUILT_IN} pictures of random colours, as none were named"
     return Pictures(torch.stack(pictures).numpy(), None, source)
-
-
-def _items(data: str | Path, parts: Sequence[str]) -> tuple[str, list[_Item], Sequence[str]]:
-    """The name of a part, its images, and the data's classes; what is no data set has neither parts nor classes."""
-    try:
-        dataset = open_data(data, val_fraction=0.0, need_labels=False)
-    except UserError:
-        return "", [_Item(source.name, source.read, None) for source in Inputs([str(data)])], ()
-    name = next(part for part in parts if getattr(dataset, part) is not None)
-    samples = getattr(dataset, name)
-    items = [
-        _Item(
-            sample, partial(samples.encoded, i), None if samples.targets is None else samples.labels[samples.targets[i]]
-        )
-        for i, sample in enumerate(samples.names)
-    ]
-    return f" ({name})", items, samples.labels

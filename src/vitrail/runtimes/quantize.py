@@ -193,9 +193,10 @@ def quantise(
         reason, _ = judge(False)
         if reason is None:
             return sorted(worst[:kept], key=list(parts).index), versions("nncf")
+    more = "more images, or such as" if len(quantiser.pixels) < CALIBRATION else "images such as"
     raise Failure(
-        f"int8 loses too much ({reason}), whichever parts stay in float32: calibrate with more images, or such as the "
-        "model is for; or allow more with --max-loss; or export float32"
+        f"int8 loses too much ({reason}), whichever parts stay in float32: calibrate with {more} the model is for; or allow "
+        "more with --max-loss; or export float32"
     )
 
 

@@ -43,7 +43,19 @@ class Found:
                 "evaluate and embed; anything else needs the model that it was exported from: give that"
             )
         files = weights_files(self.path) if self.path.is_dir() else (self.path,)
-        return open_weights(files, recorded=self.recorded())
+        return open_weights(files, recorded=self.recorded(), replaced=self._replaced)
+
+    def _replaced(self) -> Weights | None:
+        """The weights that are there now, where a run has written this model again since its configuration was read.
+
+        None where the digests are as they were; or where anything else has changed too, for then it is another model.
+        """
+        if not self.recorded():
+            return None
+        now = look(self.path, self.said)
+        if now.recorded() == self.recorded() or _but_digests(now.config) != _but_digests(self.config):
+            return None
+        return now.weights
 
     @property
     def exported(self) -> Json:
@@ -119,9 +131,12 @@ def _stray(path: Path, found: Found) -> str | None:
 
 def digest(config: Json) -> str:
     """SHA-256 of what one of our ``config.json`` says, but for the digests themselves; however it is spaced."""
+    return hashlib.sha256(json.dumps(_but_digests(config), sort_keys=True).encode()).hexdigest()
+
+
+def _but_digests(config: Json) -> Json:
     ours = config.get("vitrail")
-    said = {**config, "vitrail": {**ours, "sha256": None} if isinstance(ours, Mapping) else None}
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+    return {**config, "vitrail": {**ours, "sha256": None} if isinstance(ours, Mapping) else None}
 
 
 def is_model_file(path: Path) -> bool:

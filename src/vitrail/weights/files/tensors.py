@@ -27,6 +27,13 @@ if TYPE_CHECKING:
 __all__ = ["Weights", "inside", "open_weights", "read_json", "weights_files"]
 
 
+_LOOKS = 3  # at weights that are being replaced, before that is told
+
+
+class Changed(UserError):
+    """A file of weights is not the one that was recorded, or not the one that was opened."""
+
+
 @dataclass(frozen=True)
 class Weights:
     """Files of weights, of which only the headers are read yet."""
@@ -39,6 +46,7 @@ class Weights:
     """Sentences for the person about what was taken, and why."""
     _files: tuple[File, ...] = field(repr=False)
     _recorded: Mapping[str, str] = field(repr=False)
+    _replaced: "Callable[[], Weights | None]" = field(repr=False)
 
     def read(self, names: Collection[str] | None = None) -> "dict[str, torch.Tensor]":
         """The tensors of these names, or all, in memory of their own: floating ones as float32, others as they are.
@@ -47,6 +55,18 @@ class Weights:
             UserError: a file has another digest than the one recorded, was replaced since it was opened, or cannot be
                 read; or a weight is NaN or infinite.
         """
+        now = self
+        for _ in range(_LOOKS - 1):
+            try:
+                return now._read(names)
+            except Changed:
+                newer = now._replaced()
+                if newer is None or newer.shapes != self.shapes:
+                    raise
+                now = newer
+        return now._read(names)
+
+    def _read(self, names: Collection[str] | None) -> "dict[str, torch.Tensor]":
         tensors: dict[str, torch.Tensor] = {}
         for file in self._files:
             try:
@@ -62,7 +82,12 @@ class Weights:
         return {name: tensors[name] for name in self.shapes if name in tensors}
 
 
-def open_weights(paths: Sequence[Path], *, recorded: Mapping[str, str] = MappingProxyType({})) -> Weights:
+def open_weights(
+    paths: Sequence[Path],
+    *,
+    recorded: Mapping[str, str] = MappingProxyType({}),
+    replaced: Callable[[], Weights | None] = lambda: None,
+) -> Weights:
     """Describe files of weights: safetensors, a checkpoint of torch (``.pth``, ``.pt``, ``.bin``, ``.ckpt``), ``.npz``.
 
     Of a checkpoint, averaged weights and the teacher's are taken before others, and what wrapped the model is taken
@@ -71,6 +96,7 @@ def open_weights(paths: Sequence[Path], *, recorded: Mapping[str, str] = Mapping
     Args:
         paths: one file, or the parts of a model that lies in several.
         recorded: file name -> SHA-256 in hexadecimal of when it was written; ``read`` refuses a file with another.
+        replaced: asked when a file has changed: the weights that are there now, if they were replaced as a whole since.
 
     Raises:
         UserError: missing, damaged, no weights, or code that wants to run; a tensor in two files.
@@ -91,7 +117,9 @@ def open_weights(paths: Sequence[Path], *, recorded: Mapping[str, str] = Mapping
             shapes[tensor.name] = tensor.shape
     if not shapes:
         raise UserError(f"{shown(paths[0])} holds no tensors")
-    return Weights(tuple(paths), container, MappingProxyType(shapes), tuple(notes), tuple(files), dict(recorded))
+    return Weights(
+        tuple(paths), container, MappingProxyType(shapes), tuple(notes), tuple(files), dict(recorded), replaced
+    )
 
 
 def _read_safetensors(file: File, raw: io.FileIO, digest: str | None) -> "dict[str, torch.Tensor]":
@@ -167,7 +195,7 @@ def _check_digest(path: Path, raw: io.FileIO, digest: str | None) -> None:
 
 def _refuse_damaged(path: Path, found: str, recorded: str) -> None:
     if found != recorded:
-        raise UserError(
+        raise Changed(
             f"{shown(path)} is damaged or was changed: its SHA-256 is not the one in config.json; restore it, or save "
             "the model again"
         )
@@ -176,4 +204,4 @@ def _refuse_damaged(path: Path, found: str, recorded: str) -> None:
 def _refuse_another(file: File, now: os.stat_result) -> None:
     """The headers were read from one file: the tensors must not come from another that has taken its place."""
     if any(getattr(now, key) != getattr(file.status, key) for key in ("st_ino", "st_size", "st_mtime_ns")):
-        raise UserError(f"{shown(file.path)} was replaced or written to since it was opened: open it again")
+        raise Changed(f"{shown(file.path)} was replaced or written to since it was opened: open it again")
