@@ -19,7 +19,8 @@ EngineName = Annotated[
     str, typer.Option("--engine", help="What runs an exported model: auto, openvino, onnxruntime or torch.")
 ]
 Threads = Annotated[
-    int | None, typer.Option(min=1, help="Threads that an exported model may use; by default OMP_NUM_THREADS, else one a core.")
+    int | None,
+    typer.Option(min=1, help="Threads that an exported model may use; by default OMP_NUM_THREADS, else one a core."),
 ]
 
 
