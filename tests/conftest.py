@@ -1,6 +1,7 @@
 """What several test modules share: one thread a process, and a small folder of images."""
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from vitrail.cli import main
 # Tests run side by side; threads of several processes that wait for each other are far slower than one each.
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell has what runs in the background ignore
 
 
 @pytest.fixture
