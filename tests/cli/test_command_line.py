@@ -3,14 +3,16 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+Run = Callable[..., tuple[int, str, str]]
 HEAVY = ("torch", "torchvision", "numpy", "pydantic", "sklearn", "matplotlib", "PIL", "pandas", "pyarrow", "yaml")
 
 
-def vitrail(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def vitrail(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "vitrail", *arguments]
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=120, check=False)
 
@@ -28,13 +30,13 @@ def test_help_imports_nothing_heavy() -> None:
     assert done.stderr.strip() == "[]"
 
 
-def test_every_command_has_help() -> None:
+def test_every_command_has_help(run: Run) -> None:
     from vitrail.cli import COMMANDS
 
     for name in COMMANDS:
-        done = vitrail(name, "--help")
-        assert done.returncode == 0, name
-        assert "Usage" in done.stdout
+        code, out, _ = run(name, "--help")
+        assert code == 0, name
+        assert "Usage" in out
 
 
 @pytest.mark.parametrize(
@@ -53,19 +55,25 @@ def test_every_command_has_help() -> None:
         (["--model", "S/16", "--image-size", "100"], "the nearest sizes are 96x96 and 112x112"),
     ],
 )
-def test_wrong_usage_is_one_line_and_exit_code_2(arguments: list[str], message: str, tmp_path: Path) -> None:
-    done = vitrail("train", *arguments, cwd=tmp_path)
-    assert done.returncode == 2
-    error = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+def test_wrong_usage_is_one_line_and_exit_code_2(
+    arguments: list[str], message: str, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run("train", *arguments)
+    assert code == 2
+    error = [line for line in err.splitlines() if line.startswith("error: ")]
     assert len(error) == 1
     assert message in error[0]
-    assert "Traceback" not in done.stderr
-    assert done.stdout == ""
+    assert "Traceback" not in err
+    assert out == ""
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("make", ["empty", "one class", "only in val"])
-def test_unusable_folders_are_refused(make: str, image_folder: Path, tmp_path: Path) -> None:
+def test_unusable_folders_are_refused(
+    make: str, image_folder: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     folder = tmp_path / "data"
     if make == "empty":
         folder.mkdir()
@@ -79,9 +87,9 @@ def test_unusable_folders_are_refused(make: str, image_folder: Path, tmp_path: P
         (image_folder / "low").rename(folder / "val" / "unheard")
         image_folder.rename(folder / "train")
         message = "val has class 'unheard' that train lacks"
-    done = vitrail("train", str(folder), cwd=tmp_path)
-    assert done.returncode == 2
-    assert message in done.stderr
+    code, _, err = run("train", folder)
+    assert code == 2
+    assert message in err
     assert not (tmp_path / "runs").exists()
 
 
@@ -107,7 +115,7 @@ def test_a_run_ends_with_the_reports_path_and_can_be_used(image_folder: Path, tm
     assert rows[0].keys() == {"file", "label", "probability", "top"}
 
 
-def test_recipes_and_keys_are_shown() -> None:
-    assert "finetune: " in vitrail("recipe").stdout
-    assert "optimizer:" in vitrail("recipe", "small").stdout
-    assert "optimizer.lr: learning rate" in vitrail("recipe", "--keys").stdout
+def test_recipes_and_keys_are_shown(run: Run) -> None:
+    assert "finetune: " in run("recipe")[1]
+    assert "optimizer:" in run("recipe", "small")[1]
+    assert "optimizer.lr: learning rate" in run("recipe", "--keys")[1]
