@@ -173,6 +173,28 @@ def test_damaged_identity_is_refused_by_name(tmp_path: Path, folder: Path) -> No
         Identity.load(path)
 
 
+def test_a_flipped_bit_anywhere_in_an_identity_is_never_taken_for_a_change_of_the_data(
+    tmp_path: Path, folder: Path
+) -> None:
+    path = tmp_path / "data.parquet"
+    known = identity(folder)
+    known.save(path)
+    whole, refused = path.read_bytes(), 0
+    for place in range(0, len(whole), 3):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << place % 8
+        path.write_bytes(damaged)
+        try:
+            found = Identity.load(path)
+        except UserError as error:
+            assert str(error).startswith(f"{path}: ")
+            refused += 1
+        else:  # it is in what nobody reads, such as the statistics of a column
+            assert not changes(known, found)
+            assert found.labels == known.labels
+    assert refused > len(whole) / 9
+
+
 def test_digests_follow_images_that_are_left_out_or_remembered(folder: Path) -> None:
     (folder / "dog" / "04.png").write_bytes(b"no image")
     samples = open_data(folder, val_fraction=0).train

@@ -471,3 +471,94 @@ def test_a_folder_below_a_file_is_refused_in_a_line(image_folder: Path, tmp_path
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(UserError, match=r"file/run cannot be written to"):
         vitrail.train(quick(), image_folder, out=tmp_path / "file" / "run", quiet=True)
+
+
+def test_the_command_that_began_a_run_with_a_saved_recipe_goes_on_with_it(image_folder: Path, tmp_path: Path) -> None:
+    vitrail.train(quick(steps=3), image_folder, out=tmp_path / "first", quiet=True)
+    command = {"recipe": tmp_path / "first" / "recipe.yaml", "data": image_folder, "changes": {"epochs": 1}}
+    vitrail.train(**command, out=tmp_path / "second", quiet=True)
+    vitrail.train(**command, out=tmp_path / "second", resume=True, quiet=True)
+    with pytest.raises(UserError, match=r"where epochs is 1.0, not 2.0"):
+        vitrail.train(**command | {"changes": {"epochs": 2}}, out=tmp_path / "second", resume=True, quiet=True)
+
+
+def test_with_no_run_there_and_nothing_named_nothing_is_begun(
+    tmp_path: Path, image_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UserError, match=r"typo holds no run to go on with: .*name the data"):
+        vitrail.train(out=tmp_path / "typo", resume=True, quiet=True)
+    assert not (tmp_path / "typo").exists()
+    vitrail.train(quick(steps=1), image_folder, out=tmp_path / "named", resume=True, quiet=True)
+
+
+def test_a_run_does_not_get_or_lose_its_start_on_the_way(stopped: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"where init is None, not .*model"):
+        vitrail.train(out=stopped, resume=True, changes={"init": str(stopped / "model")}, quiet=True)
+    edit_recipe(stopped, init=str(stopped / "model"))
+    with pytest.raises(UserError, match=r"init is .*model, and the run was trained with None"):
+        vitrail.train(out=stopped, resume=True, quiet=True)
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "other keys", "folder", "dangling link"])
+def test_a_damaged_recipe_is_refused_with_the_way_out_which_works(damage: str, stopped: Path) -> None:
+    path = stopped / "recipe.yaml"
+    whole = path.read_text()
+    path.unlink()
+    if damage == "folder":
+        path.mkdir()
+    elif damage == "dangling link":
+        path.symlink_to(stopped / "nothing")
+    else:
+        path.write_text({"empty": "", "cut": whole[: len(whole) // 2] + " {", "other keys": "1: 2\n"}[damage])
+    with pytest.raises(UserError, match=r"recipe\.yaml.*remove it.*--resume writes it anew"):
+        vitrail.train(out=stopped, resume=True, quiet=True)
+    if damage == "folder":
+        path.rmdir()
+    else:
+        path.unlink()
+    vitrail.train(out=stopped, resume=True, quiet=True)
+    assert path.read_text() == whole
+
+
+@pytest.mark.parametrize(("old", "new"), [('"loss": ', '"loss": 1'), ('"lr": ', '"lr": "x", "or": ')])
+def test_a_value_of_the_log_that_was_changed_is_told(
+    old: str, new: str, stopped: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = stopped / "metrics.jsonl"
+    path.write_text(path.read_text().replace(old, new, 1))
+    damaged = path.read_bytes()
+    vitrail.train(out=stopped, resume=True)
+    told = " ".join(capsys.readouterr().err.split())
+    assert "metrics.jsonl has other records than were written" in told or "metrics.jsonl lacks 1 of" in told
+    assert (stopped / "metrics.damaged.jsonl").read_bytes() == damaged
+
+
+def test_a_line_that_is_twice_in_the_log_is_there_once_when_the_run_goes_on(
+    stopped: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = stopped / "metrics.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([lines[0], *lines]))
+    vitrail.train(out=stopped, resume=True)
+    assert path.read_text().startswith("".join(lines))
+    assert "metrics.damaged" not in capsys.readouterr().err
+
+
+def test_what_may_not_be_written_is_named_with_the_way_out(
+    image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(log: MetricsLog, record: dict[str, Any]) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(log.path))
+
+    monkeypatch.setattr(MetricsLog, "write", refused)
+    with pytest.raises(Failure, match=r"metrics\.jsonl: Permission denied: see to its permissions; .*go on with"):
+        vitrail.train(quick(), image_folder, out=tmp_path / "run", quiet=True)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes")
+def test_a_pipe_in_the_place_of_a_checkpoints_file_holds_nothing_up(stopped: Path) -> None:
+    state = last_checkpoint(stopped) / "state.json"
+    state.unlink()
+    os.mkfifo(state)
+    _, damaged = checkpoint.newest_valid(stopped / "checkpoints")
+    assert "state.json is missing, which manifest.json lists" in damaged[0]

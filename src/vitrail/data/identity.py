@@ -3,6 +3,7 @@
 It is kept as one Parquet file, a row a sample; of 20 MB for 1.3 million of them.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -79,13 +80,25 @@ class Identity:
                 ("modified", pa.int64()),
                 ("digest", pa.uint64()),
             ],
-            {"vitrail": json.dumps({"version": VERSION, "labels": self.labels, "splits": list(self.splits)})},
+            {"vitrail": json.dumps(self._about() | {"sha256": self._sha256()})},
         )
         with pq.ParquetWriter(path, schema, compression="zstd") as writer:
             for split, own in self.splits.items():
                 columns = [own.names, own.targets, own.sizes, own.modified, own.digests]
                 splits = pa.DictionaryArray.from_arrays(pa.array(np.zeros(len(own), dtype=np.int32)), pa.array([split]))
                 writer.write_table(pa.table([splits, *map(pa.array, columns)], schema=schema))
+
+    def _about(self) -> dict[str, Any]:
+        return {"version": VERSION, "labels": list(self.labels), "splits": list(self.splits)}
+
+    def _sha256(self) -> str:
+        """Of all that is known: a file may be damaged, and read all the same."""
+        digest = hashlib.sha256(json.dumps(self._about()).encode())
+        for own in self.splits.values():
+            digest.update("\0".join(own.names.to_pylist()).encode())
+            for column in (own.targets, own.sizes, own.modified, own.digests):
+                digest.update(np.ascontiguousarray(column).data)
+        return digest.hexdigest()
 
     @classmethod
     def load(cls, path: Path) -> "Identity":
@@ -100,8 +113,13 @@ class Identity:
                 raise UserError(f"{path}: version {about['version']} of what a run knows of its images, not {VERSION}")
             of_row = table.column("split").cast(pa.string())
             splits = {split: _read(table, of_row, split) for split in about["splits"]}
-            return cls(tuple(about["labels"]), splits)
-        except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
+            found = cls(tuple(about["labels"]), splits)
+            if about.get("sha256", digest := found._sha256()) != digest:  # earlier versions wrote none
+                raise ValueError("the file is damaged")
+            return found
+        except UserError:
+            raise
+        except Exception as error:  # pyarrow has an error of its own for each way in which a file can be damaged
             reason = " ".join(str(error).split())
             raise UserError(f"{path}: what a run knows of its images cannot be read ({reason})") from error
 
@@ -116,9 +134,10 @@ def _strings(names: Sequence[str]) -> "pa.Array":
 
 
 def _read(table: Any, of_row: Any, split: str) -> SplitIdentity:
+    import pyarrow as pa
     import pyarrow.compute as pc
 
     own = table.filter(pc.equal(of_row, split)).combine_chunks()
-    names = own.column("name").combine_chunks()
-    numbers = [own.column(column).to_numpy() for column in ("target", "size", "modified", "digest")]
-    return SplitIdentity(names, *numbers)
+    names = own.column("name").cast(pa.large_string()).combine_chunks()
+    types = {"target": pa.int64(), "size": pa.int64(), "modified": pa.int64(), "digest": pa.uint64()}
+    return SplitIdentity(names, *(own.column(column).cast(kind).to_numpy() for column, kind in types.items()))

@@ -41,8 +41,8 @@ def load(name: str | Path) -> Recipe:
         values = yaml.safe_load(text(name))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"recipe {name} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict):
-        raise UserError(f"recipe {name} must be a mapping of keys to values")
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise UserError(f"recipe {name} must be a mapping of keys to values, such as 'epochs: 10'")
     return from_dict(values, where=f"recipe {name}")
 
 

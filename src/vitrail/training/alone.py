@@ -41,7 +41,7 @@ def alone(folder: Path, place: Devices, *, new: bool = False) -> Iterator[None]:
             folder.mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout=_PATIENCE)
             if new and any(not path.name.startswith(".") for path in folder.iterdir()):
-                problem = f"{folder} already holds a run, which another process has begun: go on with it by --resume"
+                problem = f"{folder} already holds a run, which another process has begun: take another --out"
         except Timeout:
             problem = f"{folder} is being trained by {_holder(folder)}: wait for it, stop it, or take another --out"
         except (OSError, NotImplementedError) as error:  # a file system without locks; a full disk shows itself later
@@ -59,7 +59,8 @@ def alone(folder: Path, place: Devices, *, new: bool = False) -> Iterator[None]:
         yield
     finally:
         if lock is not None and lock.is_locked:
-            (folder / _HOLDER).unlink(missing_ok=True)
+            with suppress(OSError):
+                (folder / _HOLDER).unlink(missing_ok=True)
             lock.release()
 
 

@@ -150,14 +150,14 @@ def _read(path: Path) -> Checkpoint:
 
 def _problem(path: Path) -> str | None:
     """What is wrong with a checkpoint's files, None if nothing is."""
-    if not (path / _MANIFEST).exists():
-        return f"{_MANIFEST} is missing"
     try:
+        if not (path / _MANIFEST).is_file():
+            return f"{_MANIFEST} is missing"
         for name, expected in _hashes(path).items():
+            if not (path / name).is_file():
+                return f"{name} is missing, which {_MANIFEST} lists"
             if sha256(path / name) != expected:
                 return f"{name} has changed since it was written"
-    except FileNotFoundError as error:
-        return f"{Path(error.filename).name} is missing, which {_MANIFEST} lists"
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"{_MANIFEST} cannot be read: {error}"
     return None

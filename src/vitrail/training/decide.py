@@ -12,7 +12,7 @@ from vitrail.model import ViTConfig
 from vitrail.model.cost import Cost
 from vitrail.recipes import files
 from vitrail.recipes.choose import Choice, choose, give_middle_size, give_size, start_size
-from vitrail.recipes.recipe import Recipe, kept_with
+from vitrail.recipes.recipe import Recipe
 from vitrail.training import checkpoint
 from vitrail.training.device import Devices, resolve_precision
 from vitrail.training.forecast import BUDGET, Work, cheaper, seconds_per_image
@@ -20,7 +20,7 @@ from vitrail.training.memory import check_memory
 from vitrail.training.plan import pixels_of, start_of
 from vitrail.training.progress import clock
 from vitrail.training.resolution import mean_flops, step_of
-from vitrail.training.resume import is_free
+from vitrail.training.resume import is_free, may_differ
 from vitrail.weights import replace as atomic
 
 
@@ -46,16 +46,25 @@ def begin(
     folder: Path | None,
     resume: bool,
     place: Devices,
+    *,
+    restarted: bool = False,
 ) -> Begun:
     """The run in ``folder`` if ``resume`` and it is there, else a new one.
+
+    ``restarted``: by torchrun, whose command may be that of a new run. Then it goes on too.
 
     Raises:
         UserError: the folder is taken, or holds another run than the one asked for; wrong keys, no such data.
     """
+    asked, resume = resume, resume or restarted
     looking = "looking at the images of {}"
     if resume and folder is not None and (back := _recipe_is_there(folder)) is not None:
         own, dataset, reasons = saved(folder, recipe, data, changes)
         return Begun(own, dataset, folder, reasons, True, [*back, *reasons, looking.format(dataset.name)])
+    if asked and recipe is None and data is None and not changes:
+        raise UserError(
+            f"{folder} holds no run to go on with: give the folder of one as --out, or name the data to begin one there"
+        )
     resolved, dataset, reasons = decide(recipe, data, changes, place)
     new = new_folder(folder, dataset.name)
     notes = [*reasons, looking.format(dataset.name)]
@@ -65,10 +74,16 @@ def begin(
 
 
 def _recipe_is_there(folder: Path) -> list[str] | None:
-    """What to say of a run's recipe, which was taken from its newest checkpoint if it was gone; None without either."""
+    """What to say of a run's recipe, which was taken from its newest checkpoint if it was gone; None without either.
+
+    Raises:
+        UserError: something that is no file has its name.
+    """
     path = folder / "recipe.yaml"
     if path.is_file():
         return []
+    if path.is_symlink() or path.exists():
+        raise UserError(f"{path} is not a file: remove it, and --resume writes it anew from the newest checkpoint")
     found, _ = checkpoint.newest_valid(folder / "checkpoints")
     if found is None:
         return None
@@ -177,35 +192,34 @@ def saved(
     folder: Path, recipe: Recipe | str | Path | None, data: str | Path | None, changes: dict[str, Any]
 ) -> tuple[Recipe, Dataset, list[str]]:
     """The recipe and data of the run that is there; what is asked for besides must not contradict them."""
-    own_recipe = files.load(folder / "recipe.yaml")
+    path = folder / "recipe.yaml"
+    try:
+        own_recipe = files.load(path)
+    except UserError as error:
+        raise UserError(
+            f"{error}; mend it, or remove it: --resume writes it anew from the newest checkpoint"
+        ) from error
     if data is not None:
         changes["data.source"] = str(data)
+    given: dict[str, Any] = {}
     if recipe is not None:
         asked = recipe if isinstance(recipe, Recipe) else files.load(recipe)
         given = files.paths(asked.model_dump(exclude_unset=True))
-        if named := changes.get("model.variant"):
-            given = {
-                path: value
-                for path, value in given.items()
-                if not path.startswith("model.") or kept_with(str(named), path.removeprefix("model."))
-            }
-        changes = {**given, **changes}
-    wanted = files.changed(own_recipe, {k: v for k, v in changes.items() if v is not None})
-    for path in sorted(changes):
-        own, other = _at(own_recipe, path), _at(wanted, path)
-        if own != other and not is_free(path) and not _same_place(path, own, other):
+        instead = files.paths(files.changed(asked, changes).to_dict())
+        # what is named besides takes others away: epochs takes steps, a variant the recipe's own sizes
+        given = {key: value for key, value in given.items() if value is not None and instead.get(key) is not None}
+    changes = {**given, **changes}
+    wanted = files.changed(own_recipe, changes)
+    for key in sorted(changes):
+        own, other = _at(own_recipe, key), _at(wanted, key)
+        if own != other and not may_differ(key, own, other):
             raise UserError(
-                f"--resume goes on with {folder / 'recipe.yaml'}, where {path} is {own}, not {other}: "
+                f"--resume goes on with {path}, where {key} is {own}, not {other}: "
                 "leave it out, or begin a new run, from this one's model with --init"
             )
-    own_recipe = files.changed(own_recipe, {path: value for path, value in changes.items() if is_free(path)})
+    own_recipe = files.changed(own_recipe, {key: value for key, value in changes.items() if is_free(key)})
     dataset, _ = _open(own_recipe.data.source or "digits", own_recipe)
-    return own_recipe, dataset, files.comments(folder / "recipe.yaml")
-
-
-def _same_place(path: str, own: object, other: object) -> bool:
-    """Whether two ways of writing a start model mean the same folder or file."""
-    return path == "init" and Path(str(own)).resolve() == Path(str(other)).resolve()
+    return own_recipe, dataset, files.comments(path)
 
 
 def _at(recipe: Recipe, path: str) -> Any:

@@ -13,6 +13,7 @@ from vitrail.training.device import Devices
 from vitrail.training.interrupt import StopRequest
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 _LOST_PEER = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer", "Broken pipe", "process group")
 
 
@@ -25,6 +26,9 @@ def explained(folder: Path, place: Devices, stop: StopRequest) -> Iterator[None]
         if is_full(error):
             where = getattr(error, "filename", None) or folder
             raise Failure(f"no space left to write {where}: make room; {_way_out(folder)}") from error
+        if isinstance(error, OSError) and error.errno in _REFUSED:
+            where = getattr(error, "filename", None) or folder
+            raise Failure(f"{where}: {error.strerror}: see to its permissions; {_way_out(folder)}") from error
         if place.world > 1 and _lost_peer(error):
             stop.last_word = True
             raise Failure(f"another process of this run has ended or does not answer; {_way_out(folder)}") from error
@@ -46,6 +50,8 @@ def _lost_peer(error: BaseException) -> bool:
 
 
 def _way_out(folder: Path) -> str:
+    if not (folder / "recipe.yaml").is_file():
+        return "nothing was begun yet: then run the same command again"
     saved = checkpoint.steps(folder / "checkpoints")
     what = f"the state of step {saved[-1]} is whole" if saved else "no checkpoint was written yet"
     return f"{what}: go on with vitrail train --resume --out {folder}"

@@ -249,7 +249,7 @@ class Loop:
         state = self.state
         if self.plan.recipe.guard.spike is not None and not asked:
             state.health.saved = [*(step for step in state.health.saved if step < state.step), state.step]
-        state.records = self.log.count if self.devices.first else 0
+        state.logged = self.log.logged if self.devices.first else None
         if self.devices.first or self.sharded:
             spared = [*state.health.saved, *([state.best.step] if state.best else [])]
             self.saver.save(state.checkpoint(), spared)

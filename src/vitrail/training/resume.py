@@ -36,6 +36,14 @@ def is_free(path: str) -> bool:
     return path in FREE or path.startswith("guard.")
 
 
+def may_differ(path: str, was: object, now: object) -> bool:
+    """Whether a recipe's key may change from one value to another when a run goes on.
+
+    A start model may have moved; a run that had none did not begin from one, nor the reverse.
+    """
+    return is_free(path) and not (path == "init" and was != now and None in (was, now))
+
+
 def go_on(
     state: RunState,
     plan: Plan,
@@ -94,8 +102,8 @@ def go_on(
     if place.first:
         checkpoint.set_aside_after(checkpoints, state.step)
     _see_to_the_model(state, plan, folder, progress, place)
-    if place.first and (lacking := MetricsLog(folder).cut_after(state.step, state.evaluated, state.records)):
-        progress.say(lacking)
+    if place.first and (wrong := MetricsLog(folder).cut_after(state.step, state.evaluated, state.logged)):
+        progress.say(wrong)
 
 
 def _saved_before(folder: Path, plan: Plan) -> int:
@@ -197,10 +205,10 @@ def _recipe_changes(before: dict[str, Any], recipe: Recipe, folder: Path) -> lis
         of_later_version = path not in old and now == usual.get(path)
         if was == now or of_later_version or (path == "init" and _same_place(was, now)):
             continue
-        if not is_free(path) or _matters_here(path, was, now, recipe):
+        if not may_differ(path, was, now) or _matters_here(path, was, now, recipe):
             raise UserError(
-                f"{folder / 'recipe.yaml'}: {path} is {now}, and the run was trained with {was}: put it back, or begin "
-                "a new run, from this one's model with --init"
+                f"{folder / 'recipe.yaml'}: {path} is {now}, and the run was trained with {was}: put it back, or remove the "
+                "file, and --resume writes it anew; or begin a new run, from this one's model with --init"
             )
         notes.append(f"{path} is {now} from here on, and was {was}")
     return notes

@@ -86,7 +86,7 @@ def train(
         progress = TrainingProgress(quiet=quiet or not place.first)
         restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
         folder = _folder(out)
-        begun = begin(recipe, data, dict(changes or {}), folder, resume or restarted, place)
+        begun = begin(recipe, data, dict(changes or {}), folder, resume, place, restarted=restarted)
         stack.enter_context(explained(begun.folder, place, stop))
         if not place.agreed(int(begun.goes_on)):
             raise UserError(

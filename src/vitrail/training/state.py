@@ -10,6 +10,7 @@ from torch import Tensor
 from vitrail.model import Model
 from vitrail.training.checkpoint import Checkpoint
 from vitrail.training.ema import Ema
+from vitrail.training.metrics import Logged
 from vitrail.training.optimizer import Optimisers
 from vitrail.training.sharding import is_sharded, local
 
@@ -96,8 +97,8 @@ class RunState:
     evaluated: int = 0
     """The step of the last evaluation that came to its end."""
     best: Best | None = None
-    records: int | None = 0
-    """Lines of metrics.jsonl; None where the checkpoint does not say."""
+    logged: Logged | None = None
+    """What metrics.jsonl holds; None where the checkpoint does not say."""
     window: Window = field(default_factory=Window)
     health: Health = field(default_factory=Health)
 
@@ -114,7 +115,7 @@ class RunState:
             "recipe": self.recipe,
             "seconds": self.seconds,
             "evaluated": self.evaluated,
-            "records": self.records,
+            "logged": asdict(self.logged) if self.logged else None,
             "best": asdict(self.best) if self.best else None,
             "window": asdict(self.window),
             "health": asdict(self.health),
@@ -136,7 +137,8 @@ class RunState:
         self.step = checkpoint.step
         self.seconds = checkpoint.state["seconds"]
         self.evaluated = checkpoint.state["evaluated"]
-        self.records = checkpoint.state.get("records")
+        logged = checkpoint.state.get("logged")
+        self.logged = Logged(**logged) if logged else None
         best = checkpoint.state["best"]
         self.best = Best(**best) if best else None
         self.window = Window(**checkpoint.state["window"])
