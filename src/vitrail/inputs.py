@@ -151,12 +151,15 @@ def read_file(path: Path, name: str) -> bytes:
 
 
 def stamp(source: Source) -> str:
-    """Size and time of the file of a source, which are others once it has changed; '-' where there is nothing to see."""
+    """Size and times of the file of a source, which are others once it has changed; '-' where there is nothing to see.
+
+    The time of its entry's change is among them: unlike that of its contents, nobody can set it back.
+    """
     try:
         status = source.path.stat() if source.path is not None else None
     except (OSError, ValueError):
         status = None
-    return "-" if status is None else f"{status.st_size}:{status.st_mtime_ns}"
+    return "-" if status is None else f"{status.st_size}:{status.st_mtime_ns}:{status.st_ctime_ns}"
 
 
 def _is_missing(name: str) -> bool:

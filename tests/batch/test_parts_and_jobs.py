@@ -4,6 +4,10 @@ import json
 import multiprocessing
 import os
 import random
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +18,7 @@ from vitrail.batch.flight import Flight
 from vitrail.batch.job import Job, job_at
 from vitrail.batch.part import Answer
 from vitrail.errors import Failure, UserError
-from vitrail.inputs import Source
+from vitrail.inputs import Source, file_source, stamp
 
 IDENTITY = {"model": "small", "top": 3}
 
@@ -149,6 +153,57 @@ def test_a_second_process_is_refused_until_the_first_is_gone(tmp_path: Path, mon
         holder.join()
     with job_at(tmp_path / "out.csv", lambda: IDENTITY, long=True) as job:
         assert job.found()
+
+
+def test_a_second_process_goes_on_when_the_first_is_done_and_has_removed_its_folder(tmp_path: Path) -> None:
+    first, second = (Job(tmp_path / "out.csv", lambda: IDENTITY, print) for _ in range(2))
+    first.keep()
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(second.keep)
+        time.sleep(0.3)
+        first.discard()
+        first.release()
+        waiting.result(timeout=20)
+    assert second.found()
+    second.release()
+
+
+_TRIES = """
+import time
+from vitrail.batch import trial
+from vitrail.batch.flight import Flight
+def hangs():
+    print(__import__("os").getpid(), flush=True)
+    time.sleep(600)
+list(trial.crashes([hangs], Flight()))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it ends within a minute")
+def test_what_tries_an_image_ends_with_the_process_that_has_it_tried() -> None:
+    import psutil
+
+    process = subprocess.Popen([sys.executable, "-c", _TRIES], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    child = psutil.Process(int(process.stdout.readline()))
+    process.kill()
+    process.communicate()
+    deadline = time.monotonic() + 5
+    while child.is_running() and child.status() != psutil.STATUS_ZOMBIE and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+
+
+def test_an_edit_whose_time_was_set_back_is_seen(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(b"one")
+    source, status = file_source("a.png", path), path.stat()
+    before = stamp(source)
+    time.sleep(0.02)
+    path.write_bytes(b"two")
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert path.stat().st_mtime_ns == status.st_mtime_ns
+    assert stamp(source) != before
 
 
 def test_delivering_leaves_the_output_alone(tmp_path: Path) -> None:

@@ -16,9 +16,11 @@ import torch
 from PIL import Image
 
 import vitrail
+from vitrail.cli.outputs import write_csv
 from vitrail.data.preprocess import Preprocess
 from vitrail.errors import UserError
 from vitrail.model import ViT, ViTConfig
+from vitrail.prediction import Prediction
 from vitrail.weights import replace
 
 Run = Callable[..., tuple[int, str, str]]
@@ -266,3 +268,13 @@ def test_predicting_imports_nothing_heavy_but_torch(model: Path, images: Path) -
         "assert not heavy & sys.modules.keys(), heavy & sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_csv_of_names_that_end_lines_can_be_read_back(tmp_path: Path) -> None:
+    rows = [
+        Prediction(name, "a,b", 0.5, (("a,b", 0.5),)) for name in ("one\r.png", "two\n.png", 'three".png', "four.png")
+    ]
+    write_csv(rows, tmp_path / "out.csv", 1)
+    with (tmp_path / "out.csv").open(newline="") as file:
+        found = list(csv.DictReader(file))
+    assert [row["file"] for row in found] == [row.file for row in rows]

@@ -15,8 +15,10 @@ import pyarrow.parquet as pq
 import pytest
 from pictures import encode, smooth
 
+from vitrail.data.cache import check_images
 from vitrail.data.decode import decode
 from vitrail.data.open import Dataset, open_data
+from vitrail.data.preprocess import Preprocess
 from vitrail.data.samples import Samples
 from vitrail.data.sources.hub import parse_name
 from vitrail.data.sources.parquet import GroupReader, RowGroup
@@ -270,6 +272,20 @@ def test_links_in_a_circle_end(tmp_path: Path) -> None:
     data = open_data(root, val_fraction=0)
     assert data.labels == ("cat", "dog", "hound")
     assert (data.train.targets == 0).sum() == CLASSES.count("cat")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes")
+def test_what_has_the_name_of_an_image_and_is_none_is_listed_and_told(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "data")
+    whole = len(open_data(root, val_fraction=0).train)
+    os.symlink("loop.png", root / "cat" / "loop.png")
+    os.symlink("nowhere", root / "cat" / "dangling.png")
+    os.mkfifo(root / "cat" / "pipe.png")
+    (root / "cat" / "folder.png").mkdir()
+    train = open_data(root, val_fraction=0).train
+    assert len(train) == whole + 3
+    checked = check_images(train, Preprocess((8, 8)), skip_bad=True)
+    assert sorted(Path(train.names[bad.index]).name for bad in checked.bad) == ["dangling.png", "loop.png", "pipe.png"]
 
 
 DIGITS = np.random.default_rng(0).integers(0, 256, (12, 5, 4), dtype=np.uint8)

@@ -103,7 +103,7 @@ def test_pictures_without_pixels_and_names_of_no_file_stop_nothing(tmp_path: Pat
 def test_numbers_that_mean_nothing_are_refused() -> None:
     engine = Recorded(Preprocess((16, 24)), 4)
     for number in (0, -1):
-        with pytest.raises(UserError, match=f"batch_size {number}: give 1 or more"):
+        with pytest.raises(UserError, match=f"batch_size {number}: give 1 to 1,048,576"):
             Predictor(engine, batch_size=number)
         with pytest.raises(UserError, match=f"top {number}: give 1 or more"):
             Predictor(engine)(pictures((30, 60)), top=number)
@@ -151,3 +151,16 @@ def test_what_is_not_there_is_said_first_whatever_is_to_run_it(tmp_path: Path) -
             Predictor(tmp_path / "deploid", **choice)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="hf:owner/name is not exported"):  # no path
         Predictor("hf:owner/name", engine="openvino")
+
+
+@pytest.mark.parametrize(
+    "image", ["a.png", b"bytes", Path("a.png"), Image.new("RGB", (8, 8)), np.zeros((8, 8, 3), np.uint8)]
+)
+def test_a_single_image_is_not_taken_for_many(image: object) -> None:
+    with pytest.raises(UserError, match=r"no list of them: give \[image\]"):
+        Predictor(small_model(), device="cpu")(image)
+
+
+def test_an_empty_name_is_no_model() -> None:
+    with pytest.raises(UserError, match="a model with an empty name"):
+        Predictor("")

@@ -1,5 +1,9 @@
 """Exported folders opened to run: without torch, damaged ones refused, many images as few, what goes wrong in one line."""
 
+import json
+import multiprocessing
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,11 +13,12 @@ import pytest
 import tiny
 import torch
 
-from vitrail.errors import UserError
+from vitrail.errors import Failure, UserError
 from vitrail.model import Model
 from vitrail.runtimes import engine as engines
 from vitrail.runtimes.engine import open_engine
 from vitrail.runtimes.export import Plan, export
+from vitrail.runtimes.exported import config_digest
 
 
 @pytest.fixture(scope="module")
@@ -121,9 +126,77 @@ def test_without_its_package_an_engine_says_what_to_install(
     onnx: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engines, "installed", lambda package: package == "onnxruntime")
-    assert engines.choose("onnx") == "onnxruntime"
+    assert engines.choices("onnx") == ["onnxruntime"]
     with pytest.raises(UserError, match=r"pip install 'vitrail\[openvino\]'"):
         open_engine(folder)
+
+
+def test_an_engine_that_cannot_be_imported_gives_way_to_the_next_or_is_named(
+    onnx: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = engines.import_module
+
+    def broken(name: str) -> object:
+        if name.endswith("by_openvino"):
+            raise ImportError("libopenvino.so: undefined symbol")
+        return real(name)
+
+    monkeypatch.setattr(engines, "import_module", broken)
+    assert open_engine(onnx).name == "onnxruntime"
+    with pytest.raises(UserError, match=r"openvino is installed and cannot be imported \(libopenvino"):
+        open_engine(onnx, "openvino")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")
+def test_in_a_forked_process_an_engine_says_so_and_does_not_wait_for_ever(folder: Path, model: Model) -> None:
+    engine = open_engine(folder, threads=2, hint="throughput")
+    images = tiny.images(4, model).numpy()
+    engine.run(images)
+    context = multiprocessing.get_context("fork")
+    said = context.SimpleQueue()
+
+    def ask() -> None:
+        try:
+            engine.run(images)
+        except Failure as error:
+            said.put(str(error))
+
+    process = context.Process(target=ask)
+    process.start()
+    process.join(30)
+    assert process.exitcode == 0
+    assert "open it here" in said.get()
+
+
+def test_a_missing_file_is_one_line_whatever_the_form(
+    model: Model, folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export(model, tmp_path / "pt2", Plan("pt2"))
+    (tmp_path / "pt2" / "model.pt2").unlink()
+    capfd.readouterr()
+    with pytest.raises(UserError, match=r"model\.pt2 cannot be read"):
+        open_engine(tmp_path / "pt2")
+    assert capfd.readouterr() == ("", "")
+    shutil.copytree(folder, tmp_path / "gone")
+    engine = open_engine(tmp_path / "gone")
+    shutil.rmtree(tmp_path / "gone")
+    with pytest.raises(UserError, match=r"model\.xml cannot be read"):
+        engine.run(tiny.images(1, model).numpy())
+
+
+@pytest.mark.parametrize("change", ["labels", "batch", "outputs"])
+def test_what_contradicts_itself_is_refused(folder: Path, tmp_path: Path, change: str) -> None:
+    shutil.copytree(folder, tmp_path / "other")
+    path = tmp_path / "other" / "config.json"
+    values = json.loads(path.read_bytes())
+    if change == "labels":
+        values["label_names"] = ["a", "b"]
+    else:
+        values["export"][change] = {"batch": -1, "outputs": ["features"]}[change]
+    values["vitrail"]["sha256"]["config.json"] = config_digest(values)
+    path.write_text(json.dumps(values))
+    with pytest.raises(UserError, match=rf"config\.json is damaged .*{change}.*export the model again"):
+        open_engine(tmp_path / "other")
 
 
 def test_without_a_number_of_threads_the_environment_decides(

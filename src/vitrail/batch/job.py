@@ -139,8 +139,10 @@ class Job:
         try:
             while self._lock is None:
                 self.folder.mkdir(exist_ok=True)
-                lock.acquire(timeout=_PATIENCE)
-                if (self.folder / _LOCK).exists():  # else the holder before has removed the folder when it was done
+                # the holder before removes the folder when it is done, while this waits for the lock or as it takes it
+                with suppress(FileNotFoundError):
+                    lock.acquire(timeout=_PATIENCE)
+                if lock.is_locked and (self.folder / _LOCK).exists():
                     self._lock = lock
                 else:
                     lock.release()

@@ -1,5 +1,6 @@
 """Images that may have crashed the decoder, tried in a process that may die of them."""
 
+import ctypes
 import os
 import signal
 import sys
@@ -8,6 +9,8 @@ from contextlib import suppress
 
 from vitrail.batch.flight import Flight
 from vitrail.batch.supervise import PATIENCE, signal_name
+
+_PR_SET_PDEATHSIG = 1  # of Linux's prctl
 
 
 def crashes(images: Sequence[Callable[[], object]], flight: Flight) -> Iterator[tuple[int, str]]:
@@ -23,9 +26,10 @@ def crashes(images: Sequence[Callable[[], object]], flight: Flight) -> Iterator[
     first, killed = 0, -1
     while first < len(images):
         flight.tried = first
+        parent = os.getpid()
         child = os.fork()
         if child == 0:
-            _try(images, first, flight)
+            _try(images, first, flight, parent)
         status = os.waitpid(child, 0)[1]
         if not os.WIFSIGNALED(status):
             return
@@ -37,9 +41,13 @@ def crashes(images: Sequence[Callable[[], object]], flight: Flight) -> Iterator[
         first += 1
 
 
-def _try(images: Sequence[Callable[[], object]], first: int, flight: Flight) -> None:
-    """Decode from the first on, and end this process."""
+def _try(images: Sequence[Callable[[], object]], first: int, flight: Flight, parent: int) -> None:
+    """Decode from the first on, and end this process; it ends with ``parent`` where the system can see to that."""
     try:
+        if sys.platform == "linux":
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+            if os.getppid() != parent:
+                return
         signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends this process, also in the midst of a library
         torch = sys.modules.get("torch")
         if torch is not None:

@@ -50,6 +50,10 @@ def require_file(option: str, path: Path) -> None:
     Raises:
         UserError: there is no such folder; or a folder, a pipe or a device has the name.
     """
+    try:
+        path.resolve()
+    except (OSError, RuntimeError):
+        raise UserError(f"{option} {path}: a link that leads to itself: name a file") from None
     if not path.absolute().parent.is_dir():
         raise UserError(f"{option} {path}: there is no folder {path.parent}")
     if path.is_dir():
@@ -93,11 +97,14 @@ def write_csv(predictions: Predictions, out: Path | None, width: int) -> None:
     """file, label, probability, label_2, probability_2 ..., error; one row an image."""
     with _writing(out) as file:
         writer = csv.writer(file, lineterminator="\n")
+        quoting = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL)
         more = [f"{key}_{rank}" for rank in range(2, width + 1) for key in ("label", "probability")]
         writer.writerow(["file", "label", "probability", *more, "error"])
         for p in predictions:
             cells: list[object] = [cell for pair in p.top for cell in pair]
-            writer.writerow([p.file, *cells, *[""] * (2 * width - len(cells)), p.error or ""])
+            row = [p.file, *cells, *[""] * (2 * width - len(cells)), p.error or ""]
+            # Python quotes a carriage return, which ends a row for most readers, only since 3.13
+            (quoting if any("\r" in str(cell) for cell in row) else writer).writerow(row)
 
 
 def write_jsonl(predictions: Predictions, out: Path | None, width: int) -> None:

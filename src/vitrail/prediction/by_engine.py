@@ -77,6 +77,7 @@ class EngineAnswers:
             "weights": dict(sorted(exported.digests.items())) if exported is not None else {},
             "engine": self.engine.name,
             "version": _version(runtime.package) if runtime is not None else "",
+            **({"threads": _threads_of_torch()} if self.engine.name == TORCH else {}),
         }
 
     def _rows(self, pixels: Sequence[NDArray[np.uint8]], output: str) -> NDArray[np.float32]:
@@ -104,6 +105,8 @@ def opened(
     Raises:
         UserError: a choice that the model leaves no room for, or there is no model; or the engine cannot be opened.
     """
+    if isinstance(model, str) and not model.strip():  # which would mean the folder that one is in
+        raise UserError("a model with an empty name: name its folder")
     if isinstance(model, str | Path) and is_exported(model):
         if device not in (AUTO, "cpu"):
             raise UserError(f"device {device!r}: exported models run on the CPU; leave it out")
@@ -149,6 +152,13 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return str(getattr(import_module(package), "__version__", ""))
+
+
+def _threads_of_torch() -> int:
+    """By which the order of its sums is decided; other engines give the same bits with any number."""
+    import torch
+
+    return torch.get_num_threads()
 
 
 def _hint(folder: Path, batch_size: int, threads: int | None) -> "Hint":

@@ -73,6 +73,7 @@ class TorchAnswers:
             "merge": repr(self.model.merge) if isinstance(self.model, ViT) else None,
             "device": torch.cuda.get_device_name(self.device) if is_gpu else self.device.type,
             "torch": torch.__version__,
+            **({} if is_gpu else {"threads": torch.get_num_threads()}),  # which sums are taken in which order
         }
 
     def _rows(self, pixels: Sequence[Tensor], forward: Callable[..., Tensor]) -> list[Tensor]:

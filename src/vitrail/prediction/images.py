@@ -43,6 +43,13 @@ def encoded(image: ImageLike) -> bytes:
         raise ImageError(f"image: cannot be read ({error})") from error
 
 
+def one_image(images: object) -> str | None:
+    """What it is, where one image stands in the place of many; an array of four axes is as many as its first one is long."""
+    if isinstance(images, np.ndarray):
+        return f"an array of shape {images.shape}" if images.ndim < 4 else None
+    return type(images).__name__ if isinstance(images, str | bytes | Path | Image.Image | Source) else None
+
+
 def _png(image: Image.Image) -> bytes:
     sixteen = image.mode in _SIXTEEN_BITS or (image.mode == "I" and image.format == "PPM")  # as data/decode.py has it
     if image.mode in ("I", "F") and not sixteen:

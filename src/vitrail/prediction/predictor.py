@@ -15,7 +15,7 @@ from vitrail.data.preprocess import Preprocess
 from vitrail.errors import UserError
 from vitrail.inputs import Source
 from vitrail.prediction.answers import Answers
-from vitrail.prediction.images import ImageLike, encoded, name_of
+from vitrail.prediction.images import ImageLike, encoded, name_of, one_image
 from vitrail.prediction.pipeline import loaded
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from vitrail.runtimes.engine import Engine
 
 Answer = TypeVar("Answer")
+_LARGEST_BATCH = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -95,8 +96,8 @@ class Predictor:
             UserError: the model cannot be loaded, does not know its pixels or cannot take them, or the device or the
                 engine is not there; a batch of no images.
         """
-        if batch_size < 1:
-            raise UserError(f"batch_size {batch_size}: give 1 or more")
+        if not 1 <= batch_size <= _LARGEST_BATCH:
+            raise UserError(f"batch_size {batch_size}: give 1 to {_LARGEST_BATCH:,}")
         with uncollected():
             self._answers = _answers(model, device, engine, threads)
         self.preprocess: Preprocess = self._answers.preprocess
@@ -180,6 +181,8 @@ class Predictor:
         self, images: Iterable[ImageLike], answer: Callable[[Sequence[Any]], Sequence[Answer]]
     ) -> Iterator[tuple[ImageLike, Answer | None, str | None]]:
         """Each image with its answer, or with the message of its error."""
+        if (single := one_image(images)) is not None:
+            raise UserError(f"images is {single}, and no list of them: give [image], also of one")
         for batch in loaded(images, self._load, self.batch_size, self._answers.ahead):
             pixels = [found for _, found in batch if not isinstance(found, str)]
             rows = iter(answer(pixels) if pixels else ())

@@ -62,6 +62,7 @@ def _compiled(core: openvino.Core, exported: Exported, threads: int, hint: Hint,
     """
     kept = cache_folder(core, exported) if cache else None
     if kept is None:
+        exported.verify()
         return _Compiled(core, exported, threads, hint, None)
     if kept.is_dir():
         model = _found(core, exported, threads, hint, kept)

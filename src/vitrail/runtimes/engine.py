@@ -6,6 +6,7 @@ Shapes: B images, C channels, H W height and width, D width of the features.
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -16,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitrail.data.preprocess import Preprocess
-from vitrail.errors import UserError, did_you_mean
+from vitrail.errors import Failure, UserError, did_you_mean
 from vitrail.model import ModelConfig
 from vitrail.runtimes.exported import FORMS, Exported, read_exported
 
@@ -26,6 +27,7 @@ Forward = Callable[[Pixels], Sequence[NDArray[np.float32]]]
 """(B, C, H, W) -> the outputs, in the order of ``Exported.outputs``."""
 HINTS = ("latency", "throughput")
 AUTO = "auto"
+_MOST_THREADS = 1024
 
 
 class Engine(Protocol):
@@ -70,6 +72,7 @@ class ExportedEngine:
         self.exported = exported
         self.name = name
         self._forward = forward
+        self._process = os.getpid()
 
     @property
     def config(self) -> ModelConfig:
@@ -90,7 +93,13 @@ class ExportedEngine:
 
         Raises:
             UserError: arrays of another type or size than the model takes.
+            Failure: this process was forked from the one that opened the model, whose threads are not here.
         """
+        if os.getpid() != self._process:
+            raise Failure(
+                "the model was opened by the process that this one was forked from, and would wait for its threads for ever: "
+                'open it here, or start processes with multiprocessing\'s "spawn"'
+            )
         shape = self.exported.image_shape
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != shape:
             raise UserError(
@@ -130,12 +139,25 @@ def open_engine(
     Raises:
         UserError: not an exported folder, damaged; an engine that is unknown, cannot run it, or is not installed.
     """
-    if threads is not None and threads < 1:
-        raise UserError(f"threads {threads}: give 1 or more")
+    if threads is not None and not 1 <= threads <= _MOST_THREADS:
+        raise UserError(f"threads {threads}: give 1 to {_MOST_THREADS:,}")
     if hint is not None and hint not in HINTS:
         raise UserError(f"hint {hint!r}: {did_you_mean(str(hint), HINTS)}")
     exported = read_exported(folder)
-    name = choose(exported.form, engine)
+    *better, last = choices(exported.form, engine)
+    for name in better:
+        with suppress(_NotImported):
+            return _opened(exported, name, threads, hint, cache)
+    return _opened(exported, last, threads, hint, cache)
+
+
+class _NotImported(UserError):
+    """A package that is there, and cannot be imported."""
+
+
+def _opened(exported: Exported, name: str, threads: int | None, hint: Hint | None, cache: bool) -> ExportedEngine:
+    if name == "torch":
+        exported.verify()  # over a file that is damaged torch prints tracebacks of its own
     # the digests cost about as much as reading the files: on a thread of its own, while the runtime sets itself up
     with ThreadPoolExecutor(1) as pool:
         verified = pool.submit(exported.verify)
@@ -143,6 +165,9 @@ def open_engine(
             forward = import_module(ENGINES[name].module).open_model(exported, threads, hint, cache)
         except UserError:
             raise
+        except ImportError as error:
+            package = ENGINES[name].package
+            raise _NotImported(f"{package} is installed and cannot be imported ({error}): install it anew") from error
         except Exception as error:  # each runtime has its own; what is wrong with the file is then said by its digest
             verified.result()
             text = " ".join(str(error).split())[:300]
@@ -151,8 +176,8 @@ def open_engine(
     return ExportedEngine(exported, name, forward)
 
 
-def choose(form: str, engine: str = AUTO) -> str:
-    """The engine for a form of exported model: the one named, or the best that is installed.
+def choices(form: str, engine: str = AUTO) -> list[str]:
+    """The engines for a form of exported model: the one named, or those that are installed, the best first.
 
     Raises:
         UserError: it is unknown, cannot run this form, or is not installed.
@@ -164,9 +189,8 @@ def choose(form: str, engine: str = AUTO) -> str:
         if engine not in able:
             raise UserError(f"--engine {engine} does not run a model exported to {form}: {' or '.join(able)} does")
         able = (engine,)
-    for name in able:
-        if installed(ENGINES[name].package):
-            return name
+    if found := [name for name in able if installed(ENGINES[name].package)]:
+        return found
     raise missing(able[0], ENGINES[able[0]].extra, f"the model is exported to {form}, and {' or '.join(able)} runs it")
 
 

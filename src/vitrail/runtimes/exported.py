@@ -132,15 +132,26 @@ def _exported(folder: Path, values: Mapping[str, Any]) -> Exported:
     form = export["form"]
     if form not in FORMS:
         raise UserError(f"{folder}: a model in the form {form!r}: {did_you_mean(str(form), FORMS)}")
+    config = _KINDS[ours["kind"]].from_dict(ours["config"])
+    preprocess = Preprocess.from_dict(ours["preprocess"])
+    labels = tuple(str(name) for name in values.get("label_names") or ())
+    batch = None if export["batch"] is None else int(export["batch"])
+    outputs = tuple(export["outputs"])
+    if labels and len(labels) != config.classes:
+        raise ValueError(f"{len(labels)} labels of a model with {config.classes} classes")
+    if batch is not None and batch < 1:
+        raise ValueError(f"batch {batch}")
+    if set(outputs) != ({"features", "logits"} if config.classes else {"features"}):
+        raise ValueError(f"outputs {', '.join(map(str, outputs)) or 'none'}")
     return Exported(
         folder=folder,
         form=form,
         precision=str(export["precision"]),
-        config=_KINDS[ours["kind"]].from_dict(ours["config"]),
-        preprocess=Preprocess.from_dict(ours["preprocess"]),
-        labels=tuple(str(name) for name in values.get("label_names") or ()),
-        batch=None if export["batch"] is None else int(export["batch"]),
-        outputs=tuple(export["outputs"]),
+        config=config,
+        preprocess=preprocess,
+        labels=labels,
+        batch=batch,
+        outputs=outputs,
         details=export,
         digests=digests,
     )

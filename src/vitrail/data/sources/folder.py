@@ -56,12 +56,12 @@ def open_folder(root: Path) -> Listing:
 
 def split_folders(root: Path) -> dict[str, str]:
     """The subfolders that are splits, by name: there are some if there is 'train', or if all are named after splits."""
-    folders = [entry.name for entry in _entries(root) if entry.is_dir()]
+    folders = [entry.name for entry in _entries(root) if _is_dir(entry)]
     splits = {name: split for name in folders if (split := split_of(name)) is not None}
     if "train" not in splits.values() and len(splits) < len(folders):
         return {}
     # a class may be named 'test': splits hold folders, classes hold images
-    return splits if any(entry.is_dir() for name in splits for entry in _entries(root / name)) else {}
+    return splits if any(_is_dir(entry) for name in splits for entry in _entries(root / name)) else {}
 
 
 def _part(root: Path, split: str) -> Part:
@@ -69,7 +69,7 @@ def _part(root: Path, split: str) -> Part:
     classes: list[str] = []
     loose: list[str] = []
     for entry in _entries(root / split):
-        if entry.is_dir():
+        if _is_dir(entry):
             found = sorted(_images(entry.path))
             names.extend(os.path.relpath(path, root) for path in found)
             classes.extend([entry.name] * len(found))
@@ -93,14 +93,22 @@ def _images(folder: str, seen: frozenset[tuple[int, int]] = frozenset()) -> Iter
     if identity in seen:
         return
     for entry in _entries(folder):
-        if entry.is_dir():
+        if _is_dir(entry):
             yield from _images(entry.path, seen | {identity})
         elif _is_image(entry):
             yield entry.path
 
 
 def _is_image(entry: os.DirEntry[str]) -> bool:
-    return os.path.splitext(entry.name)[1].lower() in SUFFIXES and entry.is_file()
+    """Whether a name that is no folder's is that of an image: that it is a pipe, or a link to nothing, reading it tells."""
+    return os.path.splitext(entry.name)[1].lower() in SUFFIXES
+
+
+def _is_dir(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def _entries(folder: str | Path) -> list[os.DirEntry[str]]:
