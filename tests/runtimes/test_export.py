@@ -1,8 +1,12 @@
 """What an export writes, what it compares, and that a wrong one is never left behind."""
 
+import errno
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import Mock
 
 import numpy as np
@@ -14,6 +18,7 @@ from vitrail.errors import Failure, UserError
 from vitrail.model import ViT
 from vitrail.model.reduction import Merging
 from vitrail.runtimes import export as exporting
+from vitrail.runtimes import pictures, room
 from vitrail.runtimes.check import Changed, Check
 from vitrail.runtimes.engine import open_engine
 from vitrail.runtimes.export import Plan, export
@@ -289,3 +294,48 @@ def test_it_says_where_the_images_are_those_that_the_model_was_trained_on(photos
     assert "(train), which the model was trained on" in (tmp_path / "out" / "README.md").read_text()
     export(tiny.model(), tmp_path / "out", Plan("pt2", check=str(photos)))
     assert "trained on" not in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_what_is_checked_on_is_left_out_of_what_calibrates_however_it_is_named(photos: Path) -> None:
+    whole, one = (pictures.open_source(data, ("train",)) for data in (photos, photos / "cat"))
+    left = whole.without(one)
+    assert 0 < len(left) == len(whole) - len(one)
+    assert not set(left._keys()) & set(one._keys())
+    assert len(whole.without(whole)) == 0
+
+
+def test_where_there_is_no_room_nothing_is_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, told = tiny.model(), list[str]()
+    monkeypatch.setattr(room.shutil, "disk_usage", lambda place: SimpleNamespace(free=3_000_000))
+    room.require_disk(tmp_path / "out", 1000, int8=False)
+    with pytest.raises(Failure, match=r"no space left to write .*out: about 42 MB are needed in .* 3 MB are free"):
+        room.require_disk(tmp_path / "new" / "out", 10_000_000, int8=False)
+    monkeypatch.setattr(room.shutil, "disk_usage", lambda place: SimpleNamespace(free=0))
+    with pytest.raises(Failure, match="no space left"):
+        export(model, tmp_path / "out", Plan("pt2"), told.append)
+    assert not told
+    with pytest.raises(UserError, match=r"--batch 99999999: its images take .* GB"):
+        room.require_memory(99_999_999, (3, 224, 224))
+
+
+def test_a_disk_that_fills_up_is_one_line_and_leaves_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export(tiny.model(), tmp_path / "out", Plan("pt2"))
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("vitrail.runtimes.export.export_card", full)
+    monkeypatch.setattr("vitrail.runtimes.export.write_json", full)
+    with pytest.raises(Failure, match=r"no space left to write .*out: make room"):
+        export(tiny.model(), tmp_path / "out", Plan("pt2"))
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_runtimes_report_to_nobody() -> None:
+    code = "import vitrail.runtimes.by_openvino, sys; print(sys.modules['openvino_telemetry'])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout.strip() == "None"

@@ -1,5 +1,6 @@
 """Int8: smaller, near its model, the costliest parts left in float32, and refused where it loses too much."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,9 @@ import tiny
 import torch
 from PIL import Image
 
-from vitrail.errors import Failure
+from vitrail.errors import Failure, UserError
 from vitrail.model import Model
+from vitrail.model.reduction import Merging
 from vitrail.runtimes import quantize
 from vitrail.runtimes.engine import open_engine
 from vitrail.runtimes.export import Plan, export
@@ -39,7 +41,7 @@ def quantiser(model: Model, form: str, source: Path, target: Path) -> tuple[Quan
     wanted = Wanted((3, *tiny.SIZE), None, outputs_of(model))
     graph = program(Deployed(model, model.preprocess), wanted.image_shape, None)
     WRITERS[form](graph, source, wanted)
-    return Quantiser(form, source, target, wanted, True, tiny.images(4, model).numpy()), graph
+    return Quantiser(form, source, target, wanted, True, False, tiny.images(4, model).numpy()), graph
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -137,4 +139,46 @@ def test_nothing_is_written_where_int8_loses_too_much(
         Failure, match=rf"int8 loses too much \(5.00 % of first labels change.*: calibrate with {advice} the"
     ):
         export(tiny.model(), tmp_path / "out", Plan("openvino", int8=True, calibrate=str(photos)))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("form", "choices"),
+    [
+        ("openvino", {"pool": "avg"}),
+        ("onnx", {"position": "rotary2d"}),
+        ("onnx", {"position": "learned", "position_site": "layers"}),
+    ],
+)
+def test_models_that_merge_tokens_become_int8_whatever_their_pooling_and_positions(
+    form: str, choices: dict[str, str], photos: Path, tmp_path: Path
+) -> None:
+    plan = Plan(form, int8=True, calibrate=str(photos), merge=Merging(2), max_loss=100.0)
+    done = export(tiny.model(depth=2, **choices), tmp_path / "out", plan)
+    assert all(check.mean < 0.1 * check.scale for check in done.checks)  # int8, with random weights
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_convolutions_belong_to_parts_which_can_stay_in_float32(form: str, tmp_path: Path) -> None:
+    hybrid = tiny.model(stem="hybrid", patch_size=16, stem_layers=(1, 1))
+    for name, model, expected in (
+        ("hybrid", hybrid, {"patch_embed", "blocks.0"}),
+        ("resnet", tiny.resnet(), {"stem", "stages.0", "stages.1"}),
+    ):
+        folder = tmp_path / name
+        folder.mkdir()
+        job, graph = quantiser(model, form, folder / "float", folder / "int8")
+        parts = dataclasses.replace(job, transformer=name == "hybrid").operations(graph)[1]
+        assert expected <= parts.keys()
+        convolutions = sum("conv" in str(node.target) for node in graph.graph.nodes if node.op == "call_function")
+        named = sum("conv" in operation.lower() for names in parts.values() for operation in names)
+        assert named >= convolutions
+
+
+def test_images_of_one_colour_are_refused_to_calibrate_with(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "black").mkdir()
+    for i in range(12):
+        Image.new("RGB", (40, 40), (i, i, i)).save(tmp_path / "black" / f"{i}.png")
+    with pytest.raises(UserError, match=r"--calibrate .*black: 6 of 6 images are of one colour"):
+        export(tiny.model(), tmp_path / "out", Plan("onnx", int8=True, calibrate=str(tmp_path / "black")))
     assert not (tmp_path / "out").exists()

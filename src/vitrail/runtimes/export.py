@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch.export import ExportedProgram
 
@@ -24,6 +25,7 @@ from vitrail.runtimes.engine import ENGINES, installed, missing, open_engine
 from vitrail.runtimes.exported import CONFIG, FORMS, Exported, config_values, read_exported
 from vitrail.runtimes.graph import Deployed, outputs_of, program
 from vitrail.runtimes.pictures import Pictures, Source
+from vitrail.runtimes.room import is_full, require_disk, require_memory
 from vitrail.runtimes.write import WRITERS, Wanted, versions
 from vitrail.weights import replace
 from vitrail.weights.folder import sha256, write_json
@@ -33,6 +35,8 @@ from vitrail.weights.resize import resize
 MAX_LOSS = 0.5  # points
 CHECKED = (300, 1000, 3000)  # pictures; the next number where fewer do not settle whether too much is lost
 _MOST_BYTES = 2**29  # of pictures of a check, in memory
+_FEW = 32  # images to calibrate with
+_CONTRAST = 8  # levels of 255 between the darkest and the brightest pixel of a picture that shows something
 _APART_FROM = 8  # images, from which on those that calibrate and those that check are others
 
 Log = Callable[[str], None]
@@ -117,12 +121,20 @@ def export(model: Model, folder: str | Path, plan: Plan, log: Log = lambda text:
         plan = dataclasses.replace(plan, merge=getattr(model, "merge", None))  # a ResNet has none
     model = _at_size(model, plan)
     preprocess: Preprocess = model.preprocess
+    require_disk(folder, sum(parameter.numel() for parameter in model.parameters()), int8=plan.int8)
+    if plan.batch is not None:
+        require_memory(plan.batch, (preprocess.channels, *preprocess.image_size))
     work = _Work(model, preprocess, plan, log)
-    with replace.folder(folder) as staging:
-        checks = work.write(staging)
-        exported = read_exported(staging)
-        text = export_card(exported, checks, name=folder.absolute().name)
-        (staging / CARD).write_text(text, encoding="utf-8")
+    try:
+        with replace.folder(folder) as staging:
+            checks = work.write(staging)
+            exported = read_exported(staging)
+            text = export_card(exported, checks, name=folder.absolute().name)
+            (staging / CARD).write_text(text, encoding="utf-8")
+    except (OSError, RuntimeError) as error:
+        if is_full(error):
+            raise Failure(f"no space left to write {folder}: make room; what was there before is whole") from error
+        raise
     return Done(dataclasses.replace(exported, folder=folder), checks)
 
 
@@ -160,9 +172,22 @@ class _Work:
         self.calibration: Pictures | None = None
         if calibrate is not None:
             self.calibration = calibrate.pictures(preprocess, model.labels, quantize.CALIBRATION)
+            self._look_at(self.calibration)
         self.deployed = Deployed(model, preprocess, plan.merge)
         self._compare_on(CHECKED[0])
         self.wanted = Wanted((preprocess.channels, *preprocess.image_size), plan.batch, outputs_of(model))
+
+    def _look_at(self, calibration: Pictures) -> None:
+        """Refuse pictures on which no range of activations can be found."""
+        flat = calibration.pixels.reshape(len(calibration.pixels), -1)
+        plain = int((np.ptp(flat, axis=1) < _CONTRAST).sum())
+        if 2 * plain > len(flat):
+            raise UserError(
+                f"--calibrate {self.plan.calibrate}: {plain} of {len(flat)} images are of one colour: int8 needs images such "
+                "as the model will see"
+            )
+        if len(flat) < _FEW:
+            self.log(f"{calibration.source}: few to calibrate int8 with; {quantize.CALIBRATION} are better")
 
     def _sources(self) -> tuple[Source | None, Source | None]:
         """What to calibrate with, if anything, and what to check on, None for built-in pictures: never the same images."""
@@ -170,10 +195,15 @@ class _Work:
         calibrate = None if plan.calibrate is None else self._open(plan.calibrate, ("train", "val", "test"))
         data = plan.check or plan.calibrate
         check = None if data is None else self._open(data, ("test", "val", "train"))
-        if calibrate is None or check is None or not calibrate.same(check):
+        if calibrate is None or check is None:
             return calibrate, check
+        others = calibrate.without(check)
+        if len(others) == len(calibrate):
+            return calibrate, check
+        if len(others) >= _APART_FROM:
+            return others.with_note("without those that it is checked on"), check
         if len(check) >= _APART_FROM:
-            return calibrate.halves()
+            return check.halves()
         self.log(
             f"{data} has {len(check)} images, too few to be divided: the check is on those that int8 is calibrated with"
         )
@@ -232,6 +262,7 @@ class _Work:
                 target=folder,
                 wanted=self.wanted,
                 transformer=isinstance(self.model.config, ViTConfig),
+                merging=self.plan.merge is not None,
                 pixels=self.calibration.pixels,
             )
 

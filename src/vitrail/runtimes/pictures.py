@@ -69,10 +69,19 @@ class Source:
         """The same, of which something more is to be known."""
         return dataclasses.replace(self, notes=(*self.notes, note))
 
-    def same(self, other: "Source") -> bool:
-        """Whether the other's images are these."""
-        paths = [Path(source.data).expanduser().resolve() for source in (self, other)]
-        return self.part == other.part and (self.data == other.data or paths[0] == paths[1])
+    def without(self, other: "Source") -> "Source":
+        """The images that are not among the other's."""
+        others = set(other._keys())
+        kept = [item for item, key in zip(self.items, self._keys(), strict=True) if key not in others]
+        return dataclasses.replace(self, items=kept)
+
+    def _keys(self) -> list[tuple[str, ...]]:
+        """What tells an image from any other: for a file, where it lies."""
+        root, keys = Path(self.data).expanduser().resolve(), list[tuple[str, ...]]()
+        for item in self.items:
+            path = next((path for path in (root / item.name, Path(item.name)) if path.is_file()), None)
+            keys.append((str(path.resolve()),) if path is not None else (str(root), self.part, item.name))
+        return keys
 
     def halves(self) -> tuple["Source", "Source"]:
         """Two without an image in common; the first is not the larger one.
@@ -116,7 +125,8 @@ class Source:
             raise UserError(f"{self.data}: not one of {count:,} images can be read, the first: {failure}")
         all_known = all(target is not None for target in targets)
         part = f" ({self.part})" if self.part else ""
-        text = ", ".join([f"{len(pixels):,} images of {self.data}{part}", *self.notes])
+        unread = [f"{count - len(pixels):,} more cannot be read"] if len(pixels) < count else []
+        text = ", ".join([f"{len(pixels):,} images of {self.data}{part}", *unread, *self.notes])
         return Pictures(np.stack(pixels), np.array(targets, dtype=np.int64) if all_known else None, text)
 
 

@@ -32,11 +32,14 @@ class QuantisedOpenVino:
         if quantiser.get_type_name() != "FakeQuantize" or operation.get_attributes()["transpose_a"]:
             return False
         weights, low = (quantiser.input_value(i).get_node() for i in (0, 1))
+        if (
+            not weights.get_type_name() == low.get_type_name() == "Constant"
+        ):  # of what is computed the shape may be open
+            return False
         shape = tuple(operation.input_value(1).get_shape())
         outputs = 0 if operation.get_attributes()["transpose_b"] else 1
         return (
-            weights.get_type_name() == low.get_type_name() == "Constant"
-            and len(shape) == 2
+            len(shape) == 2
             and quantiser.get_attributes()["levels"] == _BITS
             and low.get_data().shape == tuple(shape[i] if i == outputs else 1 for i in range(2))
         )

@@ -34,9 +34,11 @@ _ROUNDED_WITH = 32  # pictures whose inputs weights are rounded for
 # error that comes from weights.
 _SMOOTHED = 0.75
 _FEW = 4  # rows of a product, for each image, that take next to no time
-_PARTS = re.compile(r"blocks\.\d+|stages\.\d+|patch_embed|attn_pool|pre_logits|head\w*")
+_PARTS = re.compile(r"blocks\.\d+|stages\.\d+|patch_embed|\bstem\b|attn_pool|pre_logits|head\w*")
+_WEIGHTED = ("linear", "conv2d")
 _ATTENTION = ("scaled_dot_product_attention", "matmul", "einsum")
-_OPERATIONS = ("linear", "conv2d", *_ATTENTION)
+_MERGING = ("bmm", "cat")  # and "matmul": of these NNCF would make models that do not run
+_OF_OPENVINO = (("convolution", "conv2d"),)  # what it calls operations otherwise than the program
 
 Log = Callable[[str], None]
 Judge = Callable[[bool], tuple[str | None, float]]
@@ -54,6 +56,8 @@ class Quantiser:
     target: Path
     wanted: Wanted
     transformer: bool
+    merging: bool
+    """Whether it merges tokens on the way."""
     pixels: NDArray[np.uint8]
     """(n, C, H, W), to calibrate with."""
 
@@ -96,21 +100,24 @@ class Quantiser:
 
         The parts are in the model's order.
         """
-        nodes = {node.name: (part, self._stays(node)) for node in program.graph.nodes if (part := _part(node))}
+        stay = {node.name for node in program.graph.nodes if self._stays(node)}
+        nodes = {node.name: part for node in program.graph.nodes if (part := _part(node))}
         always: list[str] = []
-        parts: dict[str, list[str]] = {part: [] for part, _ in nodes.values()}
+        parts: dict[str, list[str]] = {part: [] for part in nodes.values()}
         for name, origin in self._names():
-            if origin in nodes:
-                part, stays = nodes[origin]
-                (always if stays else parts[part]).append(name)
+            if origin in stay:
+                always.append(name)
+            elif origin in nodes:
+                parts[nodes[origin]].append(name)
         return always, {part: names for part, names in parts.items() if names}
 
     def _stays(self, node: Any) -> bool:
-        """Whether a node's operations stay in float32 in any case: of single tokens, or attention's own."""
-        if any(name in str(node.target) for name in _ATTENTION):
+        """Whether a node's operations stay in float32 in any case: of single tokens, and those without weights."""
+        if node.op != "call_function" or not self.transformer:
+            return False
+        if any(name in str(node.target) for name in (*_ATTENTION, *(_MERGING if self.merging else ()))):
             return True
-        rows = node.meta["val"].shape[1:-1]
-        return "linear" in str(node.target) and self.transformer and math.prod(map(int, rows)) <= _FEW
+        return "linear" in str(node.target) and math.prod(map(int, node.meta["val"].shape[1:-1])) <= _FEW
 
     def _read(self) -> tuple[Any, Callable[[NDArray[np.uint8]], Any]]:
         path = self.source / FORMS[self.form].files[0]
@@ -137,7 +144,7 @@ class Quantiser:
         model, _ = self._read()
         if self.form == "openvino":
             names = [operation.get_friendly_name() for operation in model.get_ordered_ops()]
-            return [(name, name.partition("/")[0]) for name in names]
+            return [(name, _program_name(name.partition("/")[0])) for name in names]
         return [(node.name, _fx_node(node)) for node in model.graph.node]
 
 
@@ -212,11 +219,17 @@ def _half(costs: Mapping[str, float], worst: Sequence[str], kept: int) -> int:
 
 def _part(node: Any) -> str | None:
     """The part of the model that a node of a program computes, where it is one that can be quantised."""
-    if node.op != "call_function" or not any(name in str(node.target) for name in _OPERATIONS):
+    if node.op != "call_function" or not any(name in str(node.target) for name in _WEIGHTED):
         return None
     paths = [str(path) for path, _ in (node.meta.get("nn_module_stack") or {}).values()]
     found = [match for path in paths if (match := _PARTS.search(path))]
     return found[-1].group() if found else None
+
+
+def _program_name(name: str) -> str:
+    for theirs, ours in _OF_OPENVINO:
+        name = re.sub(rf"^{theirs}\b|^{theirs}(?=_\d)", ours, name)
+    return name
 
 
 def _fx_node(node: Any) -> str:
