@@ -1,6 +1,8 @@
 """A training run that has everything that could be lost, and whether two runs ended alike, to the bit."""
 
+import fnmatch
 import json
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -57,7 +59,8 @@ class Run:
 
     def being_written(self) -> list[str]:
         """Names of what is half-written in the run's folder: all of it hidden, with .writing- in the name."""
-        return [path.name for path in self.folder.rglob(".*.writing-*")] if self.folder.is_dir() else []
+        names = [name for _, folders, files in os.walk(self.folder) for name in (*folders, *files)]  # while it changes
+        return fnmatch.filter(names, ".*.writing-*")
 
     def records(self) -> list[dict[str, Any]]:
         """metrics.jsonl, but for a last line that is cut off."""
