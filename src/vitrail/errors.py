@@ -1,7 +1,10 @@
-"""The errors that are told to a person in one line, and the nearest valid name to suggest in them."""
+"""The errors that are told to a person in one line, and what goes into them: the nearest valid name, whether a disk is full."""
 
+import errno
 from collections.abc import Iterable
 from difflib import get_close_matches
+
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class UserError(Exception):
@@ -27,3 +30,13 @@ def did_you_mean(name: str, valid: Iterable[str]) -> str:
     if near:
         return f"did you mean {' or '.join(near)}?"
     return f"valid names: {', '.join(valid)}"
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether an error says that a disk, or a quota, is full; those of libraries say it in their text alone."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in _NO_SPACE
+    text = str(error).lower()
+    if "iostream error" in text:  # OpenVINO, which writes through C++, gives no better sign
+        return True
+    return any(f"os error {number})" in text or f"errno {number}]" in text for number in _NO_SPACE)

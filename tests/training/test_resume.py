@@ -22,12 +22,11 @@ from test_train import assert_same_run, last_checkpoint, metrics, quick
 import vitrail
 from stopping import stopping_at
 from stripes import write_images
-from vitrail.errors import Failure, UserError
+from vitrail.errors import Failure, UserError, is_full
 from vitrail.training import checkpoint
 from vitrail.training.alone import alone
 from vitrail.training.checkpoint import Checkpoint
 from vitrail.training.device import Devices
-from vitrail.training.explain import is_full
 from vitrail.training.interrupt import Stopped
 from vitrail.training.loop import Loop
 from vitrail.training.metrics import MetricsLog, read

@@ -1,6 +1,5 @@
 """Job: the folder beside the output in which a long job keeps what is done, so that it can be ended and continued."""
 
-import errno
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from vitrail.batch import part
 from vitrail.batch.part import Answer
-from vitrail.errors import Failure, UserError
+from vitrail.errors import Failure, UserError, is_full
 from vitrail.inputs import Source, stamp
 
 if TYPE_CHECKING:
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
 
 _JOB, _ASIDE, _LOCK = "job.json", "aside.json", "lock"
 _PATIENCE = 5.0  # seconds: what a killed job leaves behind has ended by then
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _OURS = re.compile(r"(job|aside)\.json|\d{6,}\.part|merged(\..+)?|\..+\.writing-.*")  # beside the lock
 _SHORT = 60  # characters of a value that an error shows
 
@@ -223,7 +221,7 @@ def job_at(
             job.keep(restart=restart)
         yield job
     except OSError as error:
-        full = "the disk is full" if error.errno in _FULL else error.strerror or str(error)
+        full = "the disk is full" if is_full(error) else error.strerror or str(error)
         kept = ": what is done is kept, and the same command goes on from there" if job.lasting else ""
         raise Failure(f"{out} cannot be written ({full}){kept}") from error
     finally:

@@ -15,7 +15,7 @@ import torch
 from torch.export import ExportedProgram
 
 from vitrail.data.preprocess import Preprocess
-from vitrail.errors import Failure, UserError, did_you_mean
+from vitrail.errors import Failure, UserError, did_you_mean, is_full
 from vitrail.model import Model, ViTConfig
 from vitrail.model.reduction import Merging
 from vitrail.runtimes import pictures, quantize
@@ -25,7 +25,7 @@ from vitrail.runtimes.engine import ENGINES, installed, missing, open_engine
 from vitrail.runtimes.exported import CONFIG, FORMS, Exported, config_values, read_exported
 from vitrail.runtimes.graph import Deployed, outputs_of, program
 from vitrail.runtimes.pictures import Pictures, Source
-from vitrail.runtimes.room import is_full, require_disk, require_memory
+from vitrail.runtimes.room import require_disk, require_memory
 from vitrail.runtimes.write import WRITERS, Wanted, versions
 from vitrail.weights import replace
 from vitrail.weights.folder import sha256, write_json

@@ -1,6 +1,5 @@
 """Whether there is room for an export, asked before it begins: runtimes say so late, and torch by ending the process."""
 
-import errno
 import math
 import shutil
 import tempfile
@@ -47,10 +46,3 @@ def require_memory(batch: int, image_shape: tuple[int, int, int]) -> None:
             f"--batch {batch}: its images take {size / 1e9:,.1f} GB each time that they are written, of "
             f"{free / 1e9:,.1f} GB of memory that are free; give fewer"
         )
-
-
-def is_full(error: Exception) -> bool:
-    """Whether the disk was full; of OpenVINO, which writes through C++, there is no better sign."""
-    if isinstance(error, OSError):
-        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    return "iostream error" in str(error)

@@ -7,12 +7,11 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from vitrail.errors import Failure
+from vitrail.errors import Failure, is_full
 from vitrail.training import checkpoint
 from vitrail.training.device import Devices
 from vitrail.training.interrupt import StopRequest
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 _LOST_PEER = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer", "Broken pipe", "process group")
 
@@ -33,14 +32,6 @@ def explained(folder: Path, place: Devices, stop: StopRequest) -> Iterator[None]
             stop.last_word = True
             raise Failure(f"another process of this run has ended or does not answer; {_way_out(folder)}") from error
         raise
-
-
-def is_full(error: BaseException) -> bool:
-    """Whether an error says that a disk, or a quota, is full; those of libraries say it in their text alone."""
-    if isinstance(error, OSError) and error.errno is not None:
-        return error.errno in _FULL
-    text = str(error).lower()
-    return any(f"os error {number})" in text or f"errno {number}]" in text for number in _FULL)
 
 
 def _lost_peer(error: BaseException) -> bool:
